@@ -1,0 +1,103 @@
+"""The image engine protocol: commands in, events out, one long-lived generator per device.
+
+An engine looks at its inbox between denoising steps and knows nothing of HTTP, jobs or files. The same generator runs
+in a test, a thread or a child process (``images/process.py``), because commands and events are plain values: JSON,
+and the raw bytes of pictures.
+"""
+
+from collections.abc import Iterator
+from typing import Literal, Protocol
+
+from illustrious.types import ImageRequest, ImageResult, Noun
+
+
+class EngineOptions(Noun):
+    """What an engine is told at birth. ``model`` is a path (file or folder); ``None`` for an engine that needs none."""
+
+    model: str | None = None
+    device: str | None = None
+    max_pixels: int = 2048 * 2048
+    threads: int | None = None
+
+
+class Admit(Noun):
+    kind: Literal["admit"] = "admit"
+    job_id: str
+    request: ImageRequest
+
+
+class Cancel(Noun):
+    kind: Literal["cancel"] = "cancel"
+    job_id: str
+
+
+class Stop(Noun):
+    kind: Literal["stop"] = "stop"
+
+
+class Loading(Noun):
+    """``progress`` from 0 to 1."""
+
+    kind: Literal["loading"] = "loading"
+    progress: float
+
+
+class Ready(Noun):
+    """The model is in memory. ``width``/``height`` are its native size in pixels."""
+
+    kind: Literal["ready"] = "ready"
+    model: str
+    family: str
+    device: str
+    backend: Literal["cuda", "rocm", "mps", "cpu"]
+    dtype: str
+    capacity: int = 1
+    width: int
+    height: int
+
+
+class Unloadable(Noun):
+    """The model cannot be loaded; ``reason`` is for the user. The engine ends after this."""
+
+    kind: Literal["unloadable"] = "unloadable"
+    reason: str
+
+
+class Step(Noun):
+    """Step ``step`` of ``steps`` is done."""
+
+    kind: Literal["step"] = "step"
+    job_id: str
+    step: int
+    steps: int
+
+
+class Done(Noun):
+    kind: Literal["done"] = "done"
+    job_id: str
+    results: tuple[ImageResult, ...]
+
+
+class Failed(Noun):
+    """One job failed; the engine goes on. ``error``: ``invalid``, ``cancelled`` or ``failed``."""
+
+    kind: Literal["failed"] = "failed"
+    job_id: str
+    error: Literal["invalid", "cancelled", "failed"]
+    message: str
+
+
+Command = Admit | Cancel | Stop
+Event = Loading | Ready | Unloadable | Step | Done | Failed
+
+
+class Inbox(Protocol):
+    def get(self, wait: bool) -> Command | None:
+        """The next command. ``wait`` blocks until there is one; otherwise ``None`` when there is none now."""
+
+
+class ImageEngine(Protocol):
+    def __init__(self, options: EngineOptions) -> None: ...
+
+    def run(self, inbox: Inbox) -> Iterator[Event]:
+        """Load, then serve until ``Stop``. First events: ``Loading``…, then ``Ready`` or ``Unloadable``."""

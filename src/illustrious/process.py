@@ -1,0 +1,197 @@
+"""A child process that serves messages: any generator ``run(inbox)`` behind a pair of pipes.
+
+The child is started afresh (``python -m illustrious.process``), never forked, so it inherits no threads or locks and
+works the same on every platform. A message is a JSON object and some raw byte strings:
+
+    4 bytes  big-endian length of the header
+    header   JSON ``{"message": {...}, "blobs": [length, ...]}``
+    blobs    the byte strings, one after another
+
+The child's standard input is the parent's life line: when it closes, because the parent asked for the end or died,
+the child ends at once, whatever it is doing. Standard output carries messages, so the child moves the real one aside
+and lets anything else that prints go to standard error.
+"""
+
+import asyncio
+import contextlib
+import importlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from illustrious.errors import EngineFailed
+
+Message = tuple[dict[str, Any], list[bytes]]
+
+
+def write_message(stream: BinaryIO, message: Message) -> None:
+    body, blobs = message
+    header = json.dumps({"message": body, "blobs": [len(blob) for blob in blobs]}).encode()
+    stream.write(len(header).to_bytes(4, "big") + header + b"".join(blobs))
+    stream.flush()
+
+
+def read_message(stream: BinaryIO) -> Message | None:
+    """The next message, or ``None`` when the stream ended."""
+    prefix = stream.read(4)
+    if len(prefix) < 4:
+        return None
+    header_bytes = stream.read(int.from_bytes(prefix, "big"))
+    try:
+        header = json.loads(header_bytes)
+    except json.JSONDecodeError:  # the writer died in mid-message
+        return None
+    blobs = [stream.read(length) for length in header["blobs"]]
+    if any(len(blob) < length for blob, length in zip(blobs, header["blobs"], strict=True)):
+        return None
+    return header["message"], blobs
+
+
+class MessageInbox:
+    """The child's side of the incoming pipe."""
+
+    def __init__(self) -> None:
+        self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
+
+    def put(self, message: Message) -> None:
+        self._messages.put(message)
+
+    def get(self, wait: bool) -> Message | None:
+        try:
+            return self._messages.get(block=wait)
+        except queue.Empty:
+            return None
+
+
+class Server(Protocol):
+    """What runs in a child: a generator of outgoing messages, fed by an inbox."""
+
+    def run(self, inbox: MessageInbox) -> Iterator[Message]: ...
+
+
+class Child:
+    """The parent's side: start the child, send to it, and read what it says until it ends.
+
+    ``target`` is ``"module:factory"``; the child calls ``factory(options)`` with the JSON object ``options`` and runs
+    the :class:`Server` it returns.
+    """
+
+    def __init__(self, target: str, options: dict[str, Any], environment: dict[str, str] | None = None) -> None:
+        self._target = target
+        self._options = options
+        self._environment = environment or {}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "illustrious.process", self._target],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_WAIT_POLICY": "passive", **self._environment},
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+            # Ctrl-C is for the server, which then closes the life line; the child is in a session of its own.
+            start_new_session=os.name == "posix",
+        )
+        self.send((self._options, []))
+
+    def send(self, message: Message) -> None:
+        """Send one message. Raises ``EngineFailed`` when the child is gone."""
+        process = self._process
+        if process is None or process.stdin is None:
+            raise EngineFailed("The worker process is not running.")
+        try:
+            with self._lock:
+                write_message(process.stdin, message)
+        except (BrokenPipeError, OSError, ValueError) as error:
+            raise EngineFailed("The worker process ended unexpectedly; please try again.") from error
+
+    async def messages(self) -> AsyncIterator[Message]:
+        """Everything the child says, in order, until it ends."""
+        process = self._process
+        if process is None or process.stdout is None:
+            return
+        stdout = process.stdout
+        loop = asyncio.get_running_loop()
+        incoming: asyncio.Queue[Message | None] = asyncio.Queue()
+
+        def read() -> None:
+            while True:
+                try:
+                    message = read_message(stdout)
+                except (OSError, ValueError):
+                    message = None
+                try:
+                    loop.call_soon_threadsafe(incoming.put_nowait, message)
+                except RuntimeError:  # the loop is closed: nobody listens any more
+                    return
+                if message is None:
+                    return
+
+        threading.Thread(target=read, name=f"read {self._target}", daemon=True).start()
+        while (message := await incoming.get()) is not None:
+            yield message
+
+    def exit_code(self) -> int | None:
+        """How the child ended, waiting a moment for it; ``None`` while it runs."""
+        if self._process is None:
+            return None
+        try:
+            return self._process.wait(timeout=2)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """Close the life line, wait, and kill a child that does not end. Blocking: call it off the event loop."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if process.stdin:
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+        try:
+            process.wait(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdout:
+            with contextlib.suppress(OSError):
+                process.stdout.close()
+
+
+def serve(target: str) -> None:
+    """The child's whole life."""
+    outgoing = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    incoming = os.fdopen(os.dup(0), "rb")
+    first = read_message(incoming)
+    if first is None:
+        return
+    inbox = MessageInbox()
+
+    def listen() -> None:
+        while (message := read_message(incoming)) is not None:
+            inbox.put(message)
+        os._exit(0)  # the parent is gone or wants us gone: no clean-up is owed, and none may hold us up
+
+    threading.Thread(target=listen, name="inbox", daemon=True).start()
+    module, _, factory = target.partition(":")
+    server: Server = getattr(importlib.import_module(module), factory)(first[0])
+    for message in server.run(inbox):
+        write_message(outgoing, message)
+
+
+if __name__ == "__main__":
+    # The parent's folder must not shadow packages: `-m` put it first on the path.
+    sys.path[:] = [entry for entry in sys.path if entry not in ("", str(Path.cwd()))]
+    serve(sys.argv[1])

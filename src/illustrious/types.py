@@ -1,0 +1,92 @@
+"""The nouns. Frozen values that every part shares; what crosses a process or a network is their JSON."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SEED_LIMIT = 2**53 - 1
+"""Largest seed: the largest integer that JSON readers in every language keep exact."""
+
+
+class Noun(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ImageRequest(Noun):
+    """One picture to draw. ``width``/``height`` in pixels, ``None`` for the model's native size.
+
+    ``seed`` −1 asks for a random one; ``service.Studio`` draws it before anything else sees the request.
+    ``guidance`` 1 means no guidance.
+    """
+
+    prompt: str = ""
+    negative_prompt: str = ""
+    width: Annotated[int, Field(ge=8, multiple_of=8)] | None = None
+    height: Annotated[int, Field(ge=8, multiple_of=8)] | None = None
+    steps: Annotated[int, Field(ge=1, le=150)] = 30
+    guidance: Annotated[float, Field(ge=0.0, le=30.0)] = 7.5
+    seed: Annotated[int, Field(ge=-1, le=SEED_LIMIT)] = -1
+
+
+class ImageResult(Noun):
+    """One finished picture: PNG bytes, and every parameter as finally used."""
+
+    image: bytes
+    request: ImageRequest
+    model: str
+    sampler: str
+    warnings: tuple[str, ...] = ()
+
+
+class Progress(Noun):
+    """Where a picture stands: ``step`` of ``steps`` denoising steps done."""
+
+    step: int
+    steps: int
+
+
+class ChatMessage(Noun):
+    role: Literal["system", "user", "assistant"]
+    content: str
+    images: tuple[bytes, ...] = ()
+
+
+class ChatRequest(Noun):
+    """A conversation to continue. The last message is the user's."""
+
+    messages: tuple[ChatMessage, ...]
+    temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 0.7
+    max_tokens: Annotated[int, Field(ge=1)] = 256
+
+
+class ChatDelta(Noun):
+    """A piece of an answer, in order. The last one has ``done``: ``stop`` or ``length``."""
+
+    text: str = ""
+    done: Literal["stop", "length"] | None = None
+
+
+class AnalysisRequest(Noun):
+    """A picture (encoded bytes: PNG, JPEG, WebP or GIF, already checked) and what to say about it."""
+
+    image: bytes
+    question: str = "Describe this image in detail"
+
+
+class Analysis(Noun):
+    text: str
+    model: str
+
+
+class BackendStatus(Noun):
+    """What one backend can do now. ``reason`` says why not, with the remedy, when not available."""
+
+    name: str
+    available: bool
+    loading: bool = False
+    model: str | None = None
+    device: str | None = None
+    note: str | None = None
+    reason: str | None = None
+    context_length: int | None = None
+    vision: bool = False
