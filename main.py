@@ -1,0 +1,134 @@
+"""Start the studio: `python main.py`.
+
+Needs only Python 3.11 or newer. The first run makes `.venv` beside this file and installs the studio into it; every
+run then hands over to the command line in there. Standard library only.
+"""
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+STAMP = VENV / "installed"
+TORCH_INDEX = "https://download.pytorch.org/whl"
+
+
+def say(text: str) -> None:
+    """Print, also on a console that cannot show every character."""
+    encoding = sys.stdout.encoding or "ascii"
+    print(text.encode(encoding, "replace").decode(encoding), flush=True)
+
+
+def venv_python() -> Path:
+    return VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def wanted_stamp(extras: str) -> str:
+    """What the environment must have been installed from: these two files, this Python, these extras."""
+    digest = hashlib.sha256()
+    for name in ("constraints.txt", "pyproject.toml"):
+        digest.update((ROOT / name).read_bytes())
+    return f"{digest.hexdigest()} {platform.python_version()} {extras}\n"
+
+
+def installed(extras: str) -> bool:
+    try:
+        found = STAMP.read_text(encoding="utf-8")
+    except OSError:
+        return False
+    # An environment with the test extras serves a plain start too.
+    return venv_python().exists() and found in {wanted_stamp(extras), wanted_stamp("test")}
+
+
+def accelerator() -> str:
+    """Which build of torch this machine wants: cuda, rocm, mps or cpu."""
+    if sys.platform == "darwin":
+        return "mps"
+    if shutil.which("nvidia-smi") or Path("/proc/driver/nvidia/version").exists():
+        return "cuda"
+    if shutil.which("rocminfo") or Path("/dev/kfd").exists():
+        return "rocm"
+    return "cpu"
+
+
+def torch_index(kind: str, timeout: float = 4.0) -> str | None:
+    """The package index with torch's build for `kind`; None where the default index has it or this one cannot be reached.
+
+    The default index carries CUDA for Linux, Metal for macOS, and for Windows the CPU alone.
+    """
+    if kind == "mps" or (kind == "cuda" and sys.platform == "linux"):
+        return None
+    if kind == "cpu" and sys.platform == "win32":
+        return None
+    index = f"{TORCH_INDEX}/{ {'cuda': 'cu130', 'rocm': 'rocm7.1', 'cpu': 'cpu'}[kind] }"
+    try:
+        with urllib.request.urlopen(f"{index}/torch/", timeout=timeout):
+            return index
+    except (urllib.error.URLError, OSError):
+        return None
+
+
+def pip(*arguments: str) -> None:
+    command = [str(venv_python()), "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
+    subprocess.run([*command, *arguments], check=True)
+
+
+def pinned_torch() -> str:
+    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
+        if line.startswith("torch=="):
+            return line.strip()
+    raise SystemExit("constraints.txt names no torch version; restore that file and start again.")
+
+
+def install(extras: str) -> None:
+    STAMP.unlink(missing_ok=True)
+    if not venv_python().exists():
+        say("First start: making .venv …")
+        try:
+            import ensurepip  # noqa: F401
+            import venv
+        except ImportError:
+            raise SystemExit(
+                "This Python has no venv module. On Debian or Ubuntu: apt install python3-venv; then start again."
+            ) from None
+        venv.EnvBuilder(with_pip=True, clear=True).create(VENV)
+    kind = accelerator()
+    index = torch_index(kind)
+    constraints = ("--constraint", str(ROOT / "constraints.txt"))
+    try:
+        say(f"Installing PyTorch for {kind} (the largest part; once) …")
+        pip(pinned_torch(), *(("--index-url", index) if index else ()))
+        say("Installing the studio …")
+        pip(*constraints, "--editable", f"{ROOT}[{extras}]" if extras else str(ROOT))
+    except subprocess.CalledProcessError as error:
+        raise SystemExit(
+            f"Installing failed (pip ended with {error.returncode}); its words are above. "
+            "Check the network and the free disk space, then start again: the installation goes on from there."
+        ) from None
+    STAMP.write_text(wanted_stamp(extras), encoding="utf-8")  # last: an interrupted installation has no stamp
+
+
+def main(arguments: list[str]) -> int:
+    if sys.version_info < (3, 11):
+        raise SystemExit("Illustrious AI Studio needs Python 3.11 or newer.")
+    extras = "test" if arguments[:1] == ["test"] else ""
+    if not installed(extras):
+        install(extras)
+    command = [str(venv_python()), "-m", "illustrious", *arguments]
+    process = subprocess.Popen(command, cwd=ROOT if extras else None)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue  # the studio has had the same Ctrl-C and is closing
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,5 @@
+"""`python -m illustrious` is `illustrious`."""
+
+from illustrious.cli import main
+
+main()
