@@ -59,9 +59,9 @@ def accelerator() -> str:
 
 
 def torch_index(kind: str, timeout: float = 4.0) -> str | None:
-    """The package index with torch's build for `kind`; None where the default index has it or this one cannot be reached.
+    """The package index with torch's build for `kind`; None means the default index.
 
-    The default index carries CUDA for Linux, Metal for macOS, and for Windows the CPU alone.
+    That is also the answer, after a short wait, where the other cannot be reached. The default index carries CUDA for Linux, Metal for macOS, and for Windows the CPU alone.
     """
     if kind == "mps" or (kind == "cuda" and sys.platform == "linux"):
         return None
@@ -116,7 +116,7 @@ def install(extras: str) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - an older Python may well run this
         raise SystemExit("Illustrious AI Studio needs Python 3.11 or newer.")
     extras = "test" if arguments[:1] == ["test"] else ""
     if not installed(extras):

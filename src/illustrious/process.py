@@ -22,22 +22,21 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import IO, Any, Protocol
 
 from illustrious.errors import EngineFailed
 
 Message = tuple[dict[str, Any], list[bytes]]
 
 
-def write_message(stream: BinaryIO, message: Message) -> None:
+def write_message(stream: IO[bytes], message: Message) -> None:
     body, blobs = message
     header = json.dumps({"message": body, "blobs": [len(blob) for blob in blobs]}).encode()
     stream.write(len(header).to_bytes(4, "big") + header + b"".join(blobs))
     stream.flush()
 
 
-def read_message(stream: BinaryIO) -> Message | None:
+def read_message(stream: IO[bytes]) -> Message | None:
     """The next message, or ``None`` when the stream ended."""
     prefix = stream.read(4)
     if len(prefix) < 4:
@@ -95,7 +94,7 @@ class Child:
 
     def start(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "illustrious.process", self._target],
+            [sys.executable, "-P", "-m", "illustrious.process", self._target],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_WAIT_POLICY": "passive", **self._environment},
@@ -191,7 +190,5 @@ def serve(target: str) -> None:
         write_message(outgoing, message)
 
 
-if __name__ == "__main__":
-    # The parent's folder must not shadow packages: `-m` put it first on the path.
-    sys.path[:] = [entry for entry in sys.path if entry not in ("", str(Path.cwd()))]
+if __name__ == "__main__":  # started with -P: the folder it is started in shadows no package
     serve(sys.argv[1])

@@ -48,5 +48,6 @@ def find(package: str, name: str) -> type[Any]:
     """The implementation called ``name``. Raises :class:`CannotStart` naming those that exist."""
     known = implementations(package)
     if name not in known:
-        raise CannotStart(f"There is no {package.rpartition('.')[2]} backend {name!r}; known: {', '.join(sorted(known))}.")
+        kind = package.rpartition(".")[2]
+        raise CannotStart(f"There is no {kind} backend {name!r}; choose one of: {', '.join(sorted(known))}.")
     return known[name]
