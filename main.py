@@ -61,7 +61,8 @@ def accelerator() -> str:
 def torch_index(kind: str, timeout: float = 4.0) -> str | None:
     """The package index with torch's build for `kind`; None means the default index.
 
-    That is also the answer, after a short wait, where the other cannot be reached. The default index carries CUDA for Linux, Metal for macOS, and for Windows the CPU alone.
+    That is also the answer, after a short wait, where the other cannot be reached. The default index carries CUDA
+    for Linux, Metal for macOS, and for Windows the CPU alone.
     """
     if kind == "mps" or (kind == "cuda" and sys.platform == "linux"):
         return None
