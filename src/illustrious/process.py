@@ -24,9 +24,19 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import IO, Any, Protocol
 
+from illustrious import system
 from illustrious.errors import EngineFailed
 
 Message = tuple[dict[str, Any], list[bytes]]
+
+CHILD_ENVIRONMENT = {
+    "PYTHONUNBUFFERED": "1",
+    "OMP_WAIT_POLICY": "passive",  # threads that spin while they wait starve the other children
+    "HF_HUB_OFFLINE": "1",  # model libraries live in children only: here is where nothing phones home
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+}
 
 
 def write_message(stream: IO[bytes], message: Message) -> None:
@@ -97,10 +107,8 @@ class Child:
             [sys.executable, "-P", "-m", "illustrious.process", self._target],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_WAIT_POLICY": "passive", **self._environment},
-            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-            # Ctrl-C is for the server, which then closes the life line; the child is in a session of its own.
-            start_new_session=os.name == "posix",
+            env={**os.environ, **CHILD_ENVIRONMENT, **self._environment},
+            **system.apart(),
         )
         self.send((self._options, []))
 

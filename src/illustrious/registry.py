@@ -37,7 +37,8 @@ def implementations(package: str) -> dict[str, type[Any]]:
     for module_info in pkgutil.iter_modules(folder.__path__):
         module = importlib.import_module(f"{package}.{module_info.name}")
         for value in vars(module).values():
-            if isinstance(value, type) and "registered_name" in vars(value) and value.__module__ == module.__name__:
+            at_home = getattr(value, "__module__", "").startswith(module.__name__)  # not merely imported there
+            if isinstance(value, type) and "registered_name" in vars(value) and at_home:
                 found[value.registered_name] = value  # type: ignore[attr-defined]
     for entry in entry_points(group=package):
         found[entry.name] = entry.load()

@@ -2,10 +2,24 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 SEED_LIMIT = 2**53 - 1
 """Largest seed: the largest integer that JSON readers in every language keep exact."""
+
+
+def _writable(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("half of a surrogate pair is no character; send the text as UTF-8") from error
+    if "\0" in text:
+        raise ValueError("the text holds a NUL character; leave it out")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_writable)]
+"""Text that can be written to a file, a database and a model: JSON can say more than that."""
 
 
 class Noun(BaseModel):
@@ -19,8 +33,8 @@ class ImageRequest(Noun):
     ``guidance`` 1 means no guidance.
     """
 
-    prompt: str = ""
-    negative_prompt: str = ""
+    prompt: Text = ""
+    negative_prompt: Text = ""
     width: Annotated[int, Field(ge=8, multiple_of=8)] | None = None
     height: Annotated[int, Field(ge=8, multiple_of=8)] | None = None
     steps: Annotated[int, Field(ge=1, le=150)] = 30
@@ -47,7 +61,7 @@ class Progress(Noun):
 
 class ChatMessage(Noun):
     role: Literal["system", "user", "assistant"]
-    content: str
+    content: Text
     images: tuple[bytes, ...] = ()
 
 
@@ -70,7 +84,7 @@ class AnalysisRequest(Noun):
     """A picture (encoded bytes: PNG, JPEG, WebP or GIF, already checked) and what to say about it."""
 
     image: bytes
-    question: str = "Describe this image in detail"
+    question: Text = "Describe this image in detail"
 
 
 class Analysis(Noun):

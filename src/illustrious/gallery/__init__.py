@@ -1,0 +1,1 @@
+"""Pictures on disk, and a row for each."""

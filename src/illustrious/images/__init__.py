@@ -43,7 +43,10 @@ class Loading(Noun):
 
 
 class Ready(Noun):
-    """The model is in memory. ``width``/``height`` are its native size in pixels."""
+    """The model is in memory. ``width``/``height`` are its native size in pixels.
+
+    ``note`` is what its user should know about the model, in plain words.
+    """
 
     kind: Literal["ready"] = "ready"
     model: str
@@ -54,6 +57,7 @@ class Ready(Noun):
     capacity: int = 1
     width: int
     height: int
+    note: str | None = None
 
 
 class Unloadable(Noun):

@@ -135,7 +135,9 @@ class ImageWorker:
         )
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._supervise(), name="image worker")
+        """Begin to load, unless that was done before. Returns at once."""
+        if self._task is None and self._reason is None:
+            self._task = asyncio.create_task(self._supervise(), name="image worker")
 
     async def close(self) -> None:
         if self._task:

@@ -1,0 +1,74 @@
+"""The error tree as HTTP. Bodies have FastAPI's shape, never echo what was sent, and never show a stack trace."""
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from illustrious.errors import (
+    Cancelled,
+    EngineFailed,
+    InvalidRequest,
+    NotFound,
+    StorageFailed,
+    StudioError,
+    TooLarge,
+    Unavailable,
+)
+
+log = logging.getLogger(__name__)
+
+STATUS: dict[type[StudioError], int] = {
+    InvalidRequest: 422,
+    TooLarge: 413,
+    NotFound: 404,
+    Unavailable: 503,
+    Cancelled: 409,
+    EngineFailed: 500,
+    StorageFailed: 500,
+}
+
+
+def detail(error: StudioError) -> object:
+    if isinstance(error, InvalidRequest):
+        location = ["body", error.field] if error.field else ["body"]
+        return [{"type": "value_error", "loc": location, "msg": str(error)}]
+    return str(error)
+
+
+async def studio_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, StudioError)
+    return JSONResponse({"detail": detail(error)}, STATUS.get(type(error), 500))
+
+
+async def validation_error(request: Request, error: Exception) -> JSONResponse:
+    """``type``, ``loc`` and ``msg`` alone: ``input`` would echo pictures, and NaN there is no JSON."""
+    assert isinstance(error, RequestValidationError)
+    shown = ("type", "loc", "msg")
+    problems: list[dict[str, Any]] = [{key: problem[key] for key in shown} for problem in error.errors()]
+    return JSONResponse({"detail": problems}, 422)
+
+
+async def http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    text = error.detail
+    if error.status_code == 404 and text == "Not Found":
+        text = f"There is nothing at {request.url.path}; /docs lists what there is."
+    elif error.status_code == 405 and text == "Method Not Allowed":
+        text = f"{request.url.path} does not take {request.method}; /docs lists what it takes."
+    return JSONResponse({"detail": text}, error.status_code, headers=error.headers)
+
+
+async def unforeseen(request: Request, error: Exception) -> JSONResponse:
+    log.error("unforeseen error at %s %s", request.method, request.url.path, exc_info=error)
+    return JSONResponse({"detail": "❌ Something unforeseen went wrong; the server's log says what."}, 500)
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(StudioError, studio_error)
+    app.add_exception_handler(RequestValidationError, validation_error)
+    app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(Exception, unforeseen)

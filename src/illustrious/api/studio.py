@@ -1,0 +1,173 @@
+"""The founding contract: /status, /generate-image, /chat, /analyze-image. Frozen; fields are only ever added."""
+
+import asyncio
+import base64
+from typing import Annotated
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from illustrious import __version__
+from illustrious.api import TheStudio
+from illustrious.errors import EngineFailed, InvalidRequest, StorageFailed, Unavailable
+from illustrious.gallery.store import SavedPicture
+from illustrious.pictures import decode_base64
+from illustrious.types import SEED_LIMIT, AnalysisRequest, BackendStatus, ImageRequest, Text
+
+router = APIRouter(tags=["studio"])
+
+
+class Body(BaseModel):
+    """Unknown fields are kept, to be named in ``warnings``; no number may be NaN or infinite."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    def unknown_fields(self) -> list[str]:
+        return [f"Unknown field {name!r} was ignored." for name in self.model_extra or {}]
+
+
+class Models(BaseModel):
+    sdxl: bool = Field(description="An image model is loaded.")
+    ollama: bool = Field(description="Chat can answer, whichever backend serves it.")
+    multimodal: bool = Field(description="Pictures can be analyzed, by a vision model or by basic analysis.")
+
+
+class Status(BaseModel):
+    status: str = "running"
+    models: Models
+    gpu_available: bool
+    gpu_backend: str = Field(description="cuda, rocm, mps or cpu; cpu until the image engine has found better.")
+    backends: dict[str, BackendStatus] = Field(description="What serves image, chat and vision, and why not if not.")
+    version: str = __version__
+
+
+class GenerateImageBody(Body):
+    prompt: Text
+    negative_prompt: Text = ""
+    steps: Annotated[int, Field(ge=10, le=100)] = 30
+    guidance: Annotated[float, Field(ge=1.0, le=20.0)] = 7.5
+    seed: Annotated[int, Field(ge=-1, le=SEED_LIMIT, description="-1 for random")] = -1
+    width: Annotated[int, Field(ge=8, multiple_of=8, description="pixels; unset: the model's own")] | None = None
+    height: Annotated[int, Field(ge=8, multiple_of=8)] | None = None
+
+    @field_validator("prompt")
+    @classmethod
+    def _not_blank(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("The prompt is blank; say what to draw.")
+        return value
+
+
+class GenerateImageAnswer(BaseModel):
+    success: bool = True
+    image_base64: str = Field(description="The PNG file.")
+    message: str
+    seed: int
+    width: int
+    height: int
+    model: str
+    image_id: str
+    image_url: str
+    warnings: list[str] = []
+
+
+class ChatBody(Body):
+    message: Text
+    session_id: Annotated[Text, Field(min_length=1, max_length=200)] = "default"
+    temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 0.7
+    max_tokens: Annotated[int, Field(ge=1)] = 256
+
+
+class ChatAnswer(BaseModel):
+    response: str
+    session_id: str
+    image_base64: str | None = None
+    image_url: str | None = None
+    warnings: list[str] = []
+
+
+class AnalyzeBody(Body):
+    image_base64: str
+    question: Text = "Describe this image in detail"
+
+
+class AnalyzeAnswer(BaseModel):
+    analysis: str
+    model: str
+    warnings: list[str] = []
+
+
+@router.get("/status")
+async def status(studio: TheStudio) -> Status:
+    backends = studio.backends()
+    ready = studio.images.ready
+    return Status(
+        models=Models(
+            sdxl=backends["image"].available,
+            ollama=backends["chat"].available,
+            multimodal=backends["vision"].available,
+        ),
+        gpu_available=ready is not None and ready.backend != "cpu",
+        gpu_backend=ready.backend if ready else "cpu",
+        backends=backends,
+    )
+
+
+@router.post("/generate-image")
+async def generate_image(body: GenerateImageBody, studio: TheStudio) -> GenerateImageAnswer:
+    request = ImageRequest(**body.model_dump(include=set(ImageRequest.model_fields)))
+    try:
+        picture = await studio.generate(request, source="api")
+    except Unavailable as error:
+        raise Unavailable(f"❌ SDXL model not loaded. Please check your model path. {error}") from error
+    except (EngineFailed, StorageFailed) as error:
+        raise EngineFailed(f"❌ Generation failed: {error}") from error
+    result = picture.result
+    assert result.request.width is not None and result.request.height is not None  # "as finally used"
+    return GenerateImageAnswer(
+        image_base64=await in_base64(picture),
+        message=f"✅ Image generated successfully! Seed: {result.request.seed}",
+        seed=result.request.seed,
+        width=result.request.width,
+        height=result.request.height,
+        model=result.model,
+        image_id=picture.id,
+        image_url=picture.url,
+        warnings=[*body.unknown_fields(), *result.warnings],
+    )
+
+
+@router.post("/chat", response_model_exclude_none=True)
+async def chat(body: ChatBody, studio: TheStudio) -> ChatAnswer:
+    try:
+        reply = await studio.chat(body.session_id, body.message, body.temperature, body.max_tokens)
+    except Unavailable as error:
+        raise Unavailable(f"❌ Ollama model not available. {error}") from error
+    except (EngineFailed, StorageFailed) as error:
+        raise EngineFailed(f"❌ Chat completion failed: {error}") from error
+    return ChatAnswer(
+        response=reply.text,
+        session_id=body.session_id,
+        image_base64=await in_base64(reply.picture) if reply.picture else None,
+        image_url=reply.picture.url if reply.picture else None,
+        warnings=[*body.unknown_fields(), *(reply.picture.result.warnings if reply.picture else ())],
+    )
+
+
+@router.post("/analyze-image")
+async def analyze_image(body: AnalyzeBody, studio: TheStudio) -> AnalyzeAnswer:
+    try:
+        image = await asyncio.to_thread(decode_base64, body.image_base64, studio.limits.image_bytes)
+        analysis = await studio.analyze(AnalysisRequest(image=image, question=body.question))
+    except Unavailable as error:
+        raise Unavailable(f"❌ Vision model not available. {error}") from error
+    except InvalidRequest as error:
+        raise InvalidRequest(str(error), field="image_base64") from error
+    except EngineFailed as error:
+        raise EngineFailed(f"❌ Analysis failed: {error}") from error
+    return AnalyzeAnswer(analysis=analysis.text, model=analysis.model, warnings=body.unknown_fields())
+
+
+async def in_base64(picture: SavedPicture) -> str:
+    encoded = await asyncio.to_thread(base64.b64encode, picture.result.image)
+    return encoded.decode("ascii")

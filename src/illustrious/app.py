@@ -1,0 +1,146 @@
+"""The composition root: settings in, a studio or a server out. The only place that wires parts together."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+from illustrious import __version__
+from illustrious.api import docs, errors, gallery, health, studio
+from illustrious.api.auth import BodyLimit, HostGuard, KeyGuard, is_loopback, key_digest, stored_key
+from illustrious.catalog.checkpoints import choose
+from illustrious.chat import ChatBackend, ChatOptions
+from illustrious.chat.echo import EchoChat
+from illustrious.chat.llamacpp import LlamaCppChat
+from illustrious.chat.ollama import OllamaChat
+from illustrious.chat.preferred import PreferredChat
+from illustrious.chat.sessions import Sessions
+from illustrious.database import Database
+from illustrious.errors import CannotStart
+from illustrious.gallery.store import Gallery
+from illustrious.images import EngineOptions
+from illustrious.images.process import ImageWorker
+from illustrious.service import Limits, Studio
+from illustrious.settings import Settings
+from illustrious.system import hold_folder
+from illustrious.vision import Analyzer
+from illustrious.vision.chat import ChatAnalyzer
+from illustrious.vision.palette import PaletteAnalyzer
+from illustrious.vision.preferred import PreferredAnalyzer
+from illustrious.vision.starter import StarterAnalyzer
+
+KEY_FILE = "api-key.sha256"
+
+
+def build_studio(settings: Settings, database: Database) -> Studio:
+    """The studio these settings describe, not yet started."""
+    models = settings.data_dir / "models"
+    checkpoint = choose(settings.model, models / "checkpoints")
+    return Studio(
+        images=ImageWorker(
+            "fake" if settings.fake else "sdxl",
+            EngineOptions(
+                model=str(checkpoint) if checkpoint and not settings.fake else None,
+                device=settings.device,
+                max_pixels=settings.max_pixels,
+                threads=settings.threads,
+            ),
+            environment={"HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0"} if settings.allow_download else None,
+        ),
+        chat=build_chat(settings),
+        vision=_vision(settings),
+        sessions=Sessions(database),
+        gallery=Gallery(database, settings.data_dir),
+        system_prompt=settings.system_prompt,
+        limits=Limits(pixels=settings.max_pixels, image_bytes=settings.max_image_mb * 1_000_000),
+    )
+
+
+def build_chat(settings: Settings) -> ChatBackend:
+    options = ChatOptions(
+        model=settings.chat_model,
+        ollama_host=settings.ollama_host,
+        models_dir=str(settings.data_dir / "models" / "llm"),
+        threads=settings.threads,
+        allow_download=settings.allow_download,
+    )
+    if settings.fake:
+        return EchoChat(options)
+    if settings.chat_model and settings.chat_model.endswith(".gguf"):
+        return LlamaCppChat(options)
+    return PreferredChat([OllamaChat(options), LlamaCppChat(options)])
+
+
+def _vision(settings: Settings) -> Analyzer:
+    if settings.fake:
+        return PaletteAnalyzer()
+    seeing = OllamaChat(ChatOptions(model=settings.vision_model, ollama_host=settings.ollama_host, vision=True))
+    return PreferredAnalyzer([ChatAnalyzer(seeing), StarterAnalyzer()])
+
+
+def api_key_digest(settings: Settings) -> tuple[str | None, str | None]:
+    """The digest of the key to ask for (``None``: ask for none), and the key itself if it was made just now."""
+    if settings.api_key is not None:
+        return key_digest(settings.api_key.get_secret_value()), None
+    if not settings.auth or is_loopback(settings.host):
+        return None, None
+    return stored_key(settings.data_dir / KEY_FILE)
+
+
+@contextmanager
+def open_studio(settings: Settings) -> Iterator[Studio]:
+    """The studio on its data folder, held for this process alone, not yet started. Raises ``CannotStart``."""
+    lock = hold_folder(settings.data_dir)
+    try:
+        database = Database.open(settings.data_dir / "studio.db")
+        try:
+            yield build_studio(settings, database)
+        finally:
+            database.close()
+    finally:
+        lock.release()
+
+
+def create_app(settings: Settings, the_studio: Studio, key: str | None = None) -> FastAPI:
+    """The server around a studio, which it starts and closes. ``key`` is the digest of the API key to ask for;
+    ``None`` asks for none, which is refused on an address others can reach unless the settings say so."""
+    if key is None and settings.auth and not is_loopback(settings.host):
+        raise CannotStart(f"On {settings.host} an API key is needed; use 127.0.0.1, or say --no-auth if you mean it.")
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await the_studio.start()
+        try:
+            yield
+        finally:
+            await the_studio.close()
+
+    guards = [Middleware(HostGuard, allowed=settings.allowed_hosts, origins=settings.cors_origins)]
+    if settings.cors_origins:
+        guards.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=list(settings.cors_origins),
+                allow_methods=["*"],
+                allow_headers=["*"],
+                expose_headers=["*"],
+            )
+        )
+    if key is not None:
+        guards.append(Middleware(KeyGuard, digest=key))
+    guards.append(Middleware(BodyLimit, limit=settings.max_image_mb * 1_000_000 * 4 // 3 + 1_000_000))
+    app = FastAPI(
+        title="Illustrious AI Studio",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        middleware=guards,
+    )
+    app.state.studio = the_studio
+    errors.install(app)
+    for part in (studio, gallery, health, docs):
+        app.include_router(part.router)
+    return app

@@ -1,0 +1,1 @@
+"""Models in folders: find them, name them."""

@@ -1,0 +1,214 @@
+"""The one database: its engine, its transactions and its migrations. Tables live with their owners.
+
+SQLite in the data folder by default, in WAL mode; any SQLAlchemy URL works the same. Everything here blocks: async
+callers use ``asyncio.to_thread``.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from illustrious.errors import CannotStart, StorageFailed
+
+Synchronous = Literal["OFF", "NORMAL", "FULL", "EXTRA"]
+"""SQLite's pragma of that name. In WAL mode NORMAL never damages the file; a power cut may take the last commits."""
+
+BUSY_TIMEOUT = 5.0
+"""Seconds a transaction waits for another process's before ``StorageFailed``."""
+
+_WRITES = "illustrious_writes"
+
+
+class Database:
+    """An open, migrated database. Connections come from a pool and may be used from any thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    @classmethod
+    def open(
+        cls, where: str | Path, synchronous: Synchronous = "NORMAL", busy_timeout: float = BUSY_TIMEOUT
+    ) -> "Database":
+        """Open the database at a path or SQLAlchemy URL, making or migrating it as needed.
+
+        An existing SQLite file is copied to ``<name>.backup-<its revision>`` before it is migrated. Raises
+        ``CannotStart`` when the file is damaged, was written by a newer studio, or cannot be opened or migrated.
+        """
+        is_url = isinstance(where, str) and "://" in where
+        url = make_url(str(where)) if is_url else URL.create("sqlite", database=str(where))
+        file = _file(url)
+        name = str(file) if file else url.render_as_string(hide_password=True)
+        if file:
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise CannotStart(
+                    f"The folder of the database {name} cannot be made ({error.strerror}). "
+                    "Mend its permissions, or choose another with --data-dir."
+                ) from error
+        engine = create_engine(url, **({"connect_args": {"timeout": busy_timeout}} if file else {}))
+        if engine.dialect.name == "sqlite":
+            _prepare_sqlite(engine, synchronous)
+        try:
+            if file and file.exists():
+                _check(engine, file)
+            _migrate(engine, file)
+        except SQLAlchemyError as error:
+            engine.dispose()
+            if file and _is_damaged(error):
+                raise _damaged(file) from error
+            raise CannotStart(
+                f"The database {name} cannot be opened ({_reason(error)}). "
+                "Check that it is there, writable and not in use, or choose another with --data-dir."
+            ) from error
+        except CannotStart:
+            engine.dispose()
+            raise
+        return cls(engine)
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """A transaction that writes: committed at the end of the block, undone when the block raises.
+
+        Writers take turns from their first line on, so what a block reads is still so when it writes. Raises
+        ``StorageFailed`` when the database is locked, full, read-only or damaged; ``IntegrityError``, which tells the
+        caller about its own data, passes through.
+        """
+        with self._mapped(), self.engine.connect() as connection:
+            connection = connection.execution_options(**{_WRITES: True})
+            with connection.begin():
+                yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that only reads: one consistent view, waiting for no writer. Raises ``StorageFailed``."""
+        with self._mapped(), self.engine.connect() as connection, connection.begin():
+            yield connection
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    @contextmanager
+    def _mapped(self) -> Iterator[None]:
+        try:
+            yield
+        except IntegrityError:
+            raise
+        except (DBAPIError, PoolTimeout) as error:
+            raise StorageFailed(f"The database could not be used ({_reason(error)}). {_remedy(error)}") from error
+
+
+def _file(url: URL) -> Path | None:
+    if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
+        return None
+    return Path(url.database)
+
+
+def _prepare_sqlite(engine: Engine, synchronous: Synchronous) -> None:
+    """Pragmas on every new connection, and transactions that are SQLite's own.
+
+    Left to itself Python's driver begins a transaction at the first write only, and none for DDL: a migration could
+    stop half-way, and a transaction that read before it writes fails at once when another wrote in between.
+    """
+
+    @event.listens_for(engine, "connect")
+    def connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA synchronous = {synchronous}")
+        connection.execute("PRAGMA foreign_keys = ON")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get(_WRITES, False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _check(engine: Engine, file: Path) -> None:
+    with engine.connect() as connection:
+        verdict = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
+    if verdict != "ok":
+        raise _damaged(file)
+
+
+def _migrate(engine: Engine, file: Path | None) -> None:
+    config = Config()
+    config.set_main_option("script_location", "illustrious:migrations")
+    scripts = ScriptDirectory.from_config(config)
+    newest = scripts.get_current_head()
+    with engine.connect() as connection:
+        current = MigrationContext.configure(connection).get_current_revision()
+        is_used = bool(inspect(connection).get_table_names())
+    if current == newest:
+        return
+    if current is not None and current not in {script.revision for script in scripts.walk_revisions()}:
+        raise CannotStart(
+            f"The database {file or engine.url.render_as_string()} was written by a newer version of the studio "
+            f"(its revision {current} is not known here). Update the studio, or choose another folder with --data-dir."
+        )
+    if file and is_used:
+        _back_up(file, current or "none")
+    with engine.connect() as connection:
+        connection = connection.execution_options(**{_WRITES: True})
+        with connection.begin():
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+
+def _back_up(file: Path, revision: str) -> None:
+    """A consistent copy by SQLite's own backup, which sees what is still in the write-ahead log."""
+    copy = file.with_name(f"{file.name}.backup-{revision}")
+    unfinished = copy.with_name(f"{copy.name}.part")
+    try:
+        unfinished.unlink(missing_ok=True)
+        with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(unfinished)) as target:
+            source.backup(target)
+        unfinished.replace(copy)
+    except (OSError, sqlite3.Error) as error:
+        raise CannotStart(
+            f"The database {file} must be migrated, and its backup {copy.name} could not be written ({error}). "
+            "Free some space, then start again."
+        ) from error
+
+
+def _damaged(file: Path) -> CannotStart:
+    backups = sorted(file.parent.glob(f"{file.name}.backup-*"), key=lambda path: path.stat().st_mtime)
+    remedy = (
+        f"Move it away and rename its newest backup {backups[-1]} to {file.name}"
+        if backups
+        else "There is no backup of it: move it away, and the studio makes a new one"
+    )
+    return CannotStart(f"The database {file} is damaged. {remedy}, then start again. Pictures are files of their own.")
+
+
+def _reason(error: SQLAlchemyError) -> str:
+    return str(error.orig) if isinstance(error, DBAPIError) else str(error)
+
+
+def _is_damaged(error: SQLAlchemyError) -> bool:
+    reason = _reason(error)
+    return "malformed" in reason or "not a database" in reason
+
+
+def _remedy(error: SQLAlchemyError) -> str:
+    reason = _reason(error)
+    if "disk is full" in reason or "disk I/O" in reason:
+        return "Free some space on the disk of the data folder, then try again."
+    if "locked" in reason:
+        return "Another program is holding it; try again in a moment."
+    if "readonly" in reason or "read-only" in reason:
+        return "Mend the permissions of the data folder, then try again."
+    if _is_damaged(error):
+        return "It is damaged: restart the studio, which says how to mend it."
+    return "Try again; if it stays so, restart the studio."

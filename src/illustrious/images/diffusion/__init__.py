@@ -1,0 +1,16 @@
+"""The SDXL engine, built on diffusers' models and schedulers; the denoising loop is ours.
+
+Importing this package loads no torch: everything heavy is imported when the engine runs.
+
+``engine``        commands in, events out, one picture at a time
+``draw``          a request → steps → a picture
+``conditioning``  prompt → embeddings                ``denoise``     the loop
+``samplers``      which scheduler, and its name      ``decode``      latents → PNG
+``model``         the parts in memory                ``placement``   device and dtype
+``checkpoint``    a file or folder → its parts, by ``single_file`` (LDM keys) or ``folder`` (diffusers)
+``weights``       safetensors, and models built around them     ``tokenizer``   CLIP's vocabulary
+"""
+
+from illustrious.images.diffusion.engine import SDXLEngine
+
+__all__ = ["SDXLEngine"]

@@ -1,0 +1,104 @@
+"""A diffusers folder: ``model_index.json``, and a subfolder with configuration and weights for each part."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from illustrious.errors import Unavailable
+from illustrious.images.diffusion.parts import Checkpoint, Part, latent_factor
+from illustrious.images.diffusion.samplers import sampler
+from illustrious.images.diffusion.tokenizer import folder_tokenizer
+from illustrious.images.diffusion.weights import read
+
+PIPELINES = {"StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"}
+
+PARTS = {
+    "text_encoder": ("first text encoder", {"CLIPTextModel"}),
+    "text_encoder_2": ("second text encoder", {"CLIPTextModelWithProjection"}),
+    "unet": ("UNet", {"UNet2DConditionModel"}),
+    "vae": ("VAE", {"AutoencoderKL", "AutoencoderTiny"}),
+}
+"""Subfolder → its title and the classes it may hold."""
+
+VARIANTS = ("", ".fp16", ".bf16")
+
+
+def open_folder(path: Path) -> Checkpoint:
+    """Raises ``Unavailable`` for anything but a whole SDXL folder with safetensors weights."""
+    if not (path / "model_index.json").is_file():
+        raise Unavailable(
+            f"{path} is not a diffusers folder (it has no model_index.json). "
+            "Give the .safetensors file itself with --model, or a folder in diffusers' layout."
+        )
+    index = _json(path / "model_index.json")
+    pipeline = index.get("_class_name")
+    if pipeline not in PIPELINES:
+        raise Unavailable(f"{path} holds a {pipeline}, and this engine draws with SDXL only. Choose an SDXL model.")
+    first, second = _part(path, index, "text_encoder"), _part(path, index, "text_encoder_2")
+    unet, vae = _part(path, index, "unet"), _part(path, index, "vae")
+    scheduler = _json(path / "scheduler" / "scheduler_config.json")
+    return Checkpoint(
+        name=path.resolve().name,
+        unet=unet,
+        vae=vae,
+        text_encoders=(first, second),
+        tokenizers=(
+            folder_tokenizer(path / "tokenizer", first.config.get("max_position_embeddings", 77)),
+            folder_tokenizer(path / "tokenizer_2", second.config.get("max_position_embeddings", 77)),
+        ),
+        sampler=sampler(str(scheduler.get("_class_name")), scheduler),
+        size=_size(unet.config.get("sample_size") or 128, latent_factor(vae.config)),
+        zeros_for_empty_negative=bool(index.get("force_zeros_for_empty_prompt", True)),
+    )
+
+
+def _size(sample_size: int | list[int], factor: int) -> tuple[int, int]:
+    """Native width and height; diffusers writes one edge of the latent, or height and width."""
+    height, width = (sample_size, sample_size) if isinstance(sample_size, int) else sample_size
+    return width * factor, height * factor
+
+
+def _part(path: Path, index: dict[str, Any], name: str) -> Part:
+    title, kinds = PARTS[name]
+    kind = (index.get(name) or [None, None])[1]
+    if kind is None:
+        hint = " (it may be SDXL's refiner)" if name == "text_encoder" else ""
+        raise Unavailable(f"{path} has no {title}{hint}. Choose a complete SDXL model.")
+    if kind not in kinds:
+        raise Unavailable(f"{path} has a {kind} as its {title}, which this engine does not know. Choose an SDXL model.")
+    config = _json(path / name / "config.json")
+    stem = "model" if name.startswith("text_encoder") else "diffusion_pytorch_model"
+    return Part(title, kind, config, _weights(path / name, stem))
+
+
+def _weights(folder: Path, stem: str) -> dict[str, Tensor]:
+    """Full precision first, then the variants; whole, or in the shards that an index names."""
+    for variant in VARIANTS:
+        whole = folder / f"{stem}{variant}.safetensors"
+        if whole.is_file():
+            return read(whole)[0]
+        index = folder / f"{stem}.safetensors.index{variant}.json"
+        if index.is_file():
+            # Only the last part of each name counts: a shard lies beside its index and nowhere else.
+            shards = sorted({Path(shard).name for shard in _json(index).get("weight_map", {}).values()})
+            return {key: tensor for shard in shards for key, tensor in read(folder / shard)[0].items()}
+    if any(folder.glob("*.bin")):
+        raise Unavailable(
+            f"{folder} has pickled weights only (.bin), which could run any code when opened. "
+            "Use the safetensors version of this model, or save it again with safe_serialization=True."
+        )
+    raise Unavailable(f"{folder} has no weights ({stem}.safetensors). Download the model again, or choose another.")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Unavailable(f"{path} cannot be read ({error.strerror}). Download the model again.") from error
+    except ValueError as error:
+        raise Unavailable(f"{path} is not valid JSON ({error}). Download the model again.") from error
+    if not isinstance(content, dict):
+        raise Unavailable(f"{path} is not a JSON object. Download the model again.")
+    return content

@@ -1,0 +1,93 @@
+"""The loaded model: every part in its place, ready to draw."""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from illustrious.errors import Unavailable
+from illustrious.images import EngineOptions, Loading
+from illustrious.images.diffusion.checkpoint import open_checkpoint, starter_folder
+from illustrious.images.diffusion.conditioning import TextEncoder
+from illustrious.images.diffusion.parts import TIME_IDS, latent_factor
+from illustrious.images.diffusion.placement import Placement, memory_ran_out, place
+from illustrious.images.diffusion.samplers import Sampler
+from illustrious.images.diffusion.weights import assemble
+
+STARTER_NAME = "sdxl-starter"
+STARTER_NOTE = (
+    "This is the small built-in starter model: it knows about 107 things (apple, castle, cat, panda, rocket, …), "
+    "drawn as icons of 64×64 pixels, and nothing else. For real pictures give an SDXL checkpoint with --model."
+)
+
+
+@dataclass(frozen=True)
+class Model:
+    """``size`` is the native width and height in pixels, ``factor`` the pixels per latent along an edge."""
+
+    name: str
+    note: str | None
+    placement: Placement
+    unet: Any
+    vae: Any
+    text_encoders: tuple[TextEncoder, TextEncoder]
+    sampler: Sampler
+    size: tuple[int, int]
+    factor: int
+    zeros_for_empty_negative: bool
+
+
+def load(options: EngineOptions) -> Generator[Loading, None, Model]:
+    """Load part by part, telling how far it is. Raises ``Unavailable``."""
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    placement = place(options.device)
+    yield Loading(progress=0.1)
+    checkpoint = open_checkpoint(Path(options.model) if options.model is not None else starter_folder())
+    parts = (*checkpoint.text_encoders, checkpoint.vae, checkpoint.unet)
+    models: list[Any] = []
+    yield Loading(progress=0.2)
+    try:
+        for part, progress in zip(parts, (0.3, 0.4, 0.5, 1.0), strict=True):
+            models.append(assemble(part, placement))
+            yield Loading(progress=progress)
+    except RuntimeError as error:
+        if not memory_ran_out(error):
+            raise
+        raise Unavailable(
+            f"{checkpoint.name} does not fit into the memory of {placement.device}. "
+            "Choose a smaller model with --model, or close what else uses that memory."
+        ) from error
+    first, second, vae, unet = models
+    _check_fit(checkpoint.name, first.config, second.config, vae.config, unet.config)
+    is_starter = options.model is None
+    return Model(
+        name=STARTER_NAME if is_starter else checkpoint.name,
+        note=STARTER_NOTE if is_starter else None,
+        placement=placement,
+        unet=unet,
+        vae=vae,
+        text_encoders=(TextEncoder(checkpoint.tokenizers[0], first), TextEncoder(checkpoint.tokenizers[1], second)),
+        sampler=checkpoint.sampler,
+        size=checkpoint.size,
+        factor=latent_factor(checkpoint.vae.config),
+        zeros_for_empty_negative=checkpoint.zeros_for_empty_negative,
+    )
+
+
+def _check_fit(name: str, first: Any, second: Any, vae: Any, unet: Any) -> None:
+    """The parts of a folder are separate files: refuse those that do not belong together before anything is drawn."""
+    sizes = TIME_IDS * unet.addition_time_embed_dim
+    fits = {
+        "the text encoders": unet.cross_attention_dim == first.hidden_size + second.hidden_size
+        and unet.projection_class_embeddings_input_dim == sizes + second.projection_dim,
+        "the VAE": unet.out_channels == vae.latent_channels,
+    }
+    for what, fit in fits.items():
+        if not fit:
+            raise Unavailable(
+                f"{name} is put together from parts that do not fit: {what} and the UNet are of different models. "
+                "Choose another with --model."
+            )

@@ -1,0 +1,333 @@
+"""Documents that can fail: what they show is run, what they list is compared, what they link to is there."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import pytest
+import typer
+from fastapi.routing import APIRoute
+from PIL import Image
+from starlette.routing import Route
+
+from illustrious.app import create_app, open_studio
+from illustrious.cli import app as cli
+from illustrious.settings import PREFIX, Settings
+from tests.server import RunningStudio, bare_environment
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+CONTRACT = ROOT / "tests" / "data" / "founding_contract.md"
+DOCUMENTED_ADDRESS = "http://localhost:8000"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a document; ``line`` is where it begins."""
+
+    document: Path
+    line: int
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.document.name}:{self.line}"
+
+
+def blocks(document: Path, *languages: str) -> list[Block]:
+    found = []
+    text = document.read_text(encoding="utf-8")
+    for match in re.finditer(r"^( *)```(\w*)\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL):
+        indent, language, content = match.groups()
+        if language in languages:
+            lines = [line.removeprefix(indent) for line in content.splitlines()]
+            found.append(Block(document, text.count("\n", 0, match.start()) + 1, language, "\n".join(lines)))
+    return found
+
+
+API = ROOT / "docs" / "API.md"
+CURLS = [block for name in (CONTRACT, API, ROOT / "README.md") for block in blocks(name, "bash", "") if "curl" in block.text]
+PYTHONS = [block for name in (CONTRACT, API, ROOT / "README.md") for block in blocks(name, "python")]
+JAVASCRIPTS = blocks(CONTRACT, "javascript")
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    """A folder with the picture that examples look at."""
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "your_image.jpg")
+    return tmp_path
+
+
+def run(command: list[str], folder: Path, **environment: str) -> str:
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=bare_environment(folder, NO_PROXY="*", **environment),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_founding_contract_has_the_examples_it_is_known_for() -> None:
+    assert len([block for block in CURLS if block.document == CONTRACT]) == 7
+    assert len([block for block in PYTHONS if block.document == CONTRACT]) == 4
+    assert len(JAVASCRIPTS) == 1
+
+
+def curl_commands(block: Block) -> Iterator[str]:
+    """The curl commands of a block, each of one or more lines; others are looked at elsewhere."""
+    joined = re.sub(r"\\\n", " ", block.text)
+    for command in re.findall(r"^curl (?:[^'\n]|'[^']*')*", joined, re.MULTILINE):
+        yield command
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+@pytest.mark.parametrize("block", CURLS, ids=str)
+def test_curl_examples_succeed_as_written(block: Block, fake_server: RunningStudio, here: Path) -> None:
+    commands = list(curl_commands(block))
+    assert commands
+    for command in commands:
+        arguments = shlex.split(command.replace(DOCUMENTED_ADDRESS, fake_server.url))
+        answer = json.loads(run([*arguments, "--silent", "--show-error", "--fail-with-body"], here))
+        expected = {"/generate-image": "image_base64", "/chat": "response"}
+        wanted = next((field for path, field in expected.items() if path in command), "status")
+        assert answer[wanted], answer
+
+
+@pytest.mark.parametrize("block", PYTHONS, ids=str)
+def test_python_examples_succeed_as_written(block: Block, fake_server: RunningStudio, here: Path) -> None:
+    # A client of the default address finds the test's server there.
+    code = block.text.replace("IllustriousAIClient()", f'IllustriousAIClient("{DOCUMENTED_ADDRESS}")')
+    file = here / "example.py"
+    file.write_text(code.replace(DOCUMENTED_ADDRESS, fake_server.url), encoding="utf-8")
+    printed = run([sys.executable, str(file)], here)
+    assert printed.strip(), "an example shows something"
+    for name in re.findall(r"open\(['\"](\w+\.png)['\"], ['\"]wb['\"]\)", code):
+        assert Image.open(here / name).format == "PNG"
+
+
+AXIOS = ROOT / "examples" / "node" / "node_modules"
+
+
+@pytest.mark.skipif(
+    shutil.which("node") is None or not (AXIOS / "axios").is_dir(),
+    reason="needs node, and axios: npm install --no-package-lock in examples/node",
+)
+@pytest.mark.parametrize("block", JAVASCRIPTS, ids=str)
+def test_javascript_examples_succeed_as_written(block: Block, fake_server: RunningStudio, here: Path) -> None:
+    file = here / "example.js"
+    file.write_text(block.text.replace(DOCUMENTED_ADDRESS, fake_server.url), encoding="utf-8")
+    printed = run(["node", str(file)], here, NODE_PATH=str(AXIOS))
+    assert "Image saved as cyberpunk.png" in printed
+    assert "AI: Turn 1: Hello, how are you?" in printed
+    assert Image.open(here / "cyberpunk.png").format == "PNG"
+
+
+@pytest.mark.parametrize("block", [block for name in DOCUMENTS for block in blocks(name, "json")], ids=str)
+def test_json_examples_are_json(block: Block) -> None:
+    assert isinstance(json.loads(block.text), dict)
+
+
+def test_answers_have_the_fields_that_are_documented(fake_server: RunningStudio, here: Path) -> None:
+    """Each founding endpoint's first JSON example in docs/API.md has exactly the fields of a real answer."""
+    from illustrious.client import IllustriousAIClient
+
+    examples = [json.loads(block.text) for block in blocks(API, "json")]
+
+    def documented(field: str) -> list[set[str]]:
+        return [set(example) for example in examples if field in example]
+
+    with IllustriousAIClient(fake_server.url) as client:
+        status = client.check_status()
+        assert documented("gpu_backend") == [set(status)]
+        (example,) = [example for example in examples if "backends" in example]
+        for name, backend in status["backends"].items():
+            assert set(example["backends"][name]) == set(backend)
+        drawn = client.generate("a cat", steps=10)
+        assert documented("image_id") == [(set(drawn) - {"image"}) | {"image_base64"}]
+        said = client.chat("hello", "documented")
+        drawn_in_chat = client.chat("#generate a cat", "documented")
+        assert documented("response") == [set(said), set(drawn_in_chat)]
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+def table(document: Path, header: str) -> list[list[str]]:
+    """The rows of the table whose header line begins with ``header``."""
+    lines = iter(document.read_text(encoding="utf-8").splitlines())
+    for line in lines:
+        if line.startswith(f"| {header}"):
+            next(lines)
+            rows = []
+            for row in lines:
+                if not row.startswith("|"):
+                    return rows
+                rows.append(cells(row))
+            return rows
+    raise AssertionError(f"{document.name} has no table {header!r}")
+
+
+def default_of(name: str) -> str:
+    if name == "data_dir":
+        return "the platform's user data folder"
+    value = Settings.model_fields[name].default
+    if value is None or value == ():
+        return "none"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def test_the_settings_table_is_the_settings() -> None:
+    expected = [
+        [f"`{name}`", f"`{PREFIX}{name.upper()}`", default_of(name), field.description]
+        for name, field in Settings.model_fields.items()
+    ]
+    assert table(ROOT / "CLAUDE.md", "setting | environment") == expected
+
+
+def test_the_route_list_is_the_routes(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path, fake=True)
+    with open_studio(settings) as studio:
+        app = create_app(settings, studio)
+    served = {
+        f"{method} {route.path}"
+        for route in walk(app.routes)
+        for method in route.methods or ()
+        if method != "HEAD"
+    }
+    in_openapi = {f"{method.upper()} {path}" for path, item in app.openapi()["paths"].items() for method in item}
+    documented = {row[0].strip("`") for row in table(API, "route")}
+    assert in_openapi <= served
+    assert documented == served
+
+
+def walk(routes: object) -> Iterator[Route | APIRoute]:
+    for route in routes:  # type: ignore[attr-defined]
+        if isinstance(route, Route | APIRoute):
+            yield route
+        elif inner := getattr(getattr(route, "original_router", route), "routes", None):
+            yield from walk(inner)
+
+
+def shell_lines(document: Path) -> Iterator[tuple[Block, str]]:
+    for block in blocks(document, "", "bash", "sh"):
+        for line in re.sub(r"\\\n", " ", block.text).splitlines():
+            if re.match(r"(python|illustrious|git|cd|pip|ollama|npm|node) ", line):
+                yield block, line
+    for number, row in enumerate(document.read_text(encoding="utf-8").splitlines(), 1):
+        for span in re.findall(r"`((?:python main\.py|illustrious) [^`]+)`", row):
+            yield Block(document, number, "", span), span
+
+
+COMMANDS = [(str(block), line) for document in DOCUMENTS for block, line in shell_lines(document)]
+
+
+def check_against(command: click.Command, words: list[str]) -> None:
+    """Every verb and option of the words exists, and nothing is left over."""
+    context = click.Context(command)
+    while isinstance(command, click.Group) and words:
+        name = words.pop(0)
+        found = command.get_command(context, name)
+        assert found is not None, f"there is no command {name!r}"
+        command = found
+    assert not isinstance(command, click.Group), "a verb is missing"
+    if not command.ignore_unknown_options:
+        command.make_context(command.name, words)  # parses, and raises click.UsageError for what does not exist
+
+
+@pytest.mark.parametrize(("where", "line"), COMMANDS, ids=[f"{where} {line[:40]}" for where, line in COMMANDS])
+def test_commands_exist_with_the_options_shown(
+    where: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "apple.png").write_bytes(b"")
+    words = shlex.split(line, comments=True)
+    program = words.pop(0)
+    if program == "illustrious" or words[:1] == ["main.py"]:
+        words = words[1:] if program == "python" else words
+        if not words or words[0].startswith("-"):
+            words = ["serve", *words]
+        check_against(typer.main.get_command(cli), words)
+    elif program == "python":
+        assert (ROOT / words[0]).is_file()
+    elif program == "pip":
+        assert words[0] == "install"
+    else:
+        assert program in {"git", "cd", "ollama", "npm", "node"}
+
+
+def test_every_command_is_in_the_table_of_commands() -> None:
+    shown = {re.sub(r"^`python main\.py ?|`$", "", row[0]).split(" ")[0] for row in table(ROOT / "CLAUDE.md", "command")}
+    group = typer.main.get_command(cli)
+    assert isinstance(group, click.Group)
+    assert shown == ({""} | set(group.commands)) - {"serve", "version"}
+
+
+def anchors(document: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8")):
+        if target.startswith(("http://", "https://")):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (document.parent / name).resolve() if name else document
+        assert file.exists(), f"{document.name} links to {target}, which is not there"
+        if anchor:
+            assert anchor in anchors(file), f"{document.name} links to {target}, a heading that is not there"
+
+
+def test_what_the_founding_contract_links_to_is_there() -> None:
+    """It lay in docs/; it names these files."""
+    text = CONTRACT.read_text(encoding="utf-8")
+    for name in ("examples/api_examples/test_api.py", "examples/api_examples/batch_generate.py", "CLAUDE.md", "main.py"):
+        assert name.rpartition("/")[2] in text
+        assert (ROOT / name).is_file()
+
+
+def test_the_readme_begins_with_the_quick_start() -> None:
+    """Two commands after the clone, within the first twenty lines."""
+    first = blocks(ROOT / "README.md", "")[0]
+    assert first.line < 20
+    assert first.text.splitlines()[-1] == "python main.py"
+    assert len(first.text.splitlines()) <= 3
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/architecture.md"])
+def test_every_file_of_a_tree_exists(name: str) -> None:
+    (tree,) = [block for block in blocks(ROOT / name, "") if "src/illustrious/" in block.text and "main.py  " in block.text]
+    folder = ROOT
+    parents: dict[int, Path] = {0: ROOT}
+    for line in tree.text.splitlines():
+        if not line.strip():
+            continue
+        indent = len(line) - len(line.lstrip())
+        named = re.split(r" {2,}(?=[^ /]*[^./\w ]|\w+ |\w+,|\w+:)", line.strip(), maxsplit=1)[0]
+        folder = parents[max(depth for depth in parents if depth <= indent)]
+        for word in re.findall(r"[\w/]+(?:\.(?:py|md|sh))|[\w/]+/(?=\s|$)|main\.py", named):
+            assert (folder / word).exists(), f"{name} names {word} in {folder.name}, which is not there"
+            if word.endswith("/"):
+                parents[indent + 2] = folder / word
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, CONTRACT], ids=lambda path: path.name)
+def test_documents_are_utf8_with_plain_line_ends(document: Path) -> None:
+    data = document.read_bytes()
+    data.decode("utf-8")
+    assert os.linesep.encode() == b"\r\n" or b"\r" not in data

