@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
 import pytest
 import typer
 from fastapi.routing import APIRoute
 from PIL import Image
 from starlette.routing import Route
+from typer.core import TyperCommand, TyperGroup
 
 from illustrious.app import create_app, open_studio
 from illustrious.cli import app as cli
@@ -54,8 +54,9 @@ def blocks(document: Path, *languages: str) -> list[Block]:
 
 
 API = ROOT / "docs" / "API.md"
-CURLS = [block for name in (CONTRACT, API, ROOT / "README.md") for block in blocks(name, "bash", "") if "curl" in block.text]
-PYTHONS = [block for name in (CONTRACT, API, ROOT / "README.md") for block in blocks(name, "python")]
+TRIED = (CONTRACT, API, ROOT / "README.md")
+CURLS = [block for name in TRIED for block in blocks(name, "bash", "") if re.search("^curl ", block.text, re.MULTILINE)]
+PYTHONS = [block for name in TRIED for block in blocks(name, "python")]
 JAVASCRIPTS = blocks(CONTRACT, "javascript")
 
 
@@ -89,8 +90,7 @@ def test_the_founding_contract_has_the_examples_it_is_known_for() -> None:
 def curl_commands(block: Block) -> Iterator[str]:
     """The curl commands of a block, each of one or more lines; others are looked at elsewhere."""
     joined = re.sub(r"\\\n", " ", block.text)
-    for command in re.findall(r"^curl (?:[^'\n]|'[^']*')*", joined, re.MULTILINE):
-        yield command
+    yield from re.findall(r"^curl (?:[^'\n]|'[^']*')*", joined, re.MULTILINE)
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
@@ -131,7 +131,7 @@ def test_javascript_examples_succeed_as_written(block: Block, fake_server: Runni
     file.write_text(block.text.replace(DOCUMENTED_ADDRESS, fake_server.url), encoding="utf-8")
     printed = run(["node", str(file)], here, NODE_PATH=str(AXIOS))
     assert "Image saved as cyberpunk.png" in printed
-    assert "AI: Turn 1: Hello, how are you?" in printed
+    assert re.search(r"AI: Turn \d+: Hello, how are you\?", printed)
     assert Image.open(here / "cyberpunk.png").format == "PNG"
 
 
@@ -235,17 +235,15 @@ def shell_lines(document: Path) -> Iterator[tuple[Block, str]]:
 COMMANDS = [(str(block), line) for document in DOCUMENTS for block, line in shell_lines(document)]
 
 
-def check_against(command: click.Command, words: list[str]) -> None:
+def check_against(group: TyperGroup, words: list[str]) -> None:
     """Every verb and option of the words exists, and nothing is left over."""
-    context = click.Context(command)
-    while isinstance(command, click.Group) and words:
-        name = words.pop(0)
-        found = command.get_command(context, name)
-        assert found is not None, f"there is no command {name!r}"
-        command = found
-    assert not isinstance(command, click.Group), "a verb is missing"
+    command: TyperGroup | TyperCommand = group
+    while isinstance(command, TyperGroup):
+        assert words, "a verb is missing"
+        assert words[0] in command.commands, f"there is no command {words[0]!r}"
+        command = command.commands[words.pop(0)]
     if not command.ignore_unknown_options:
-        command.make_context(command.name, words)  # parses, and raises click.UsageError for what does not exist
+        command.make_context(command.name, words)  # parses, and raises UsageError for what does not exist
 
 
 @pytest.mark.parametrize(("where", "line"), COMMANDS, ids=[f"{where} {line[:40]}" for where, line in COMMANDS])
@@ -260,7 +258,7 @@ def test_commands_exist_with_the_options_shown(
         words = words[1:] if program == "python" else words
         if not words or words[0].startswith("-"):
             words = ["serve", *words]
-        check_against(typer.main.get_command(cli), words)
+        check_against(typer.main.get_group(cli), words)
     elif program == "python":
         assert (ROOT / words[0]).is_file()
     elif program == "pip":
@@ -270,10 +268,9 @@ def test_commands_exist_with_the_options_shown(
 
 
 def test_every_command_is_in_the_table_of_commands() -> None:
-    shown = {re.sub(r"^`python main\.py ?|`$", "", row[0]).split(" ")[0] for row in table(ROOT / "CLAUDE.md", "command")}
-    group = typer.main.get_command(cli)
-    assert isinstance(group, click.Group)
-    assert shown == ({""} | set(group.commands)) - {"serve", "version"}
+    rows = table(ROOT / "CLAUDE.md", "command")
+    shown = {re.sub(r"^`python main\.py ?|`$", "", row[0]).split(" ")[0] for row in rows}
+    assert shown == {""} | set(typer.main.get_group(cli).commands) - {"serve", "version"}
 
 
 def anchors(document: Path) -> set[str]:
@@ -296,7 +293,8 @@ def test_links_lead_somewhere(document: Path) -> None:
 def test_what_the_founding_contract_links_to_is_there() -> None:
     """It lay in docs/; it names these files."""
     text = CONTRACT.read_text(encoding="utf-8")
-    for name in ("examples/api_examples/test_api.py", "examples/api_examples/batch_generate.py", "CLAUDE.md", "main.py"):
+    examples = ("examples/api_examples/test_api.py", "examples/api_examples/batch_generate.py")
+    for name in (*examples, "CLAUDE.md", "main.py"):
         assert name.rpartition("/")[2] in text
         assert (ROOT / name).is_file()
 
@@ -311,19 +309,16 @@ def test_the_readme_begins_with_the_quick_start() -> None:
 
 @pytest.mark.parametrize("name", ["README.md", "docs/architecture.md"])
 def test_every_file_of_a_tree_exists(name: str) -> None:
-    (tree,) = [block for block in blocks(ROOT / name, "") if "src/illustrious/" in block.text and "main.py  " in block.text]
-    folder = ROOT
-    parents: dict[int, Path] = {0: ROOT}
+    (tree,) = [block for block in blocks(ROOT / name, "") if "\nsrc/illustrious/\n" in block.text]
+    folders = {0: ROOT}  # by the indentation of what is in them
     for line in tree.text.splitlines():
-        if not line.strip():
-            continue
+        names = re.split(" {3,}", line.strip())[0].split()
         indent = len(line) - len(line.lstrip())
-        named = re.split(r" {2,}(?=[^ /]*[^./\w ]|\w+ |\w+,|\w+:)", line.strip(), maxsplit=1)[0]
-        folder = parents[max(depth for depth in parents if depth <= indent)]
-        for word in re.findall(r"[\w/]+(?:\.(?:py|md|sh))|[\w/]+/(?=\s|$)|main\.py", named):
-            assert (folder / word).exists(), f"{name} names {word} in {folder.name}, which is not there"
-            if word.endswith("/"):
-                parents[indent + 2] = folder / word
+        for word in names:
+            path = folders[indent] / word
+            assert path.exists(), f"{name} shows {word} in {folders[indent].name}, which is not there"
+            if path.is_dir():
+                folders[indent + 2] = path
 
 
 @pytest.mark.parametrize("document", [*DOCUMENTS, CONTRACT], ids=lambda path: path.name)

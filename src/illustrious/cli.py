@@ -356,18 +356,16 @@ def running_studio(settings: Settings) -> Iterator[IllustriousAIClient | None]:
 
 
 def print_backends(backends: dict[str, dict[str, Any]]) -> None:
-    table = Table(box=None, show_header=False, padding=(0, 1, 0, 1))
     for name, found in backends.items():
         if found["available"]:
             where = f" on {found['device']}" if found.get("device") else ""
-            table.add_row("✅", name, f"{found.get('model') or found['name']} ({found['name']}{where})")
+            out.print(f" ✅ {name:<7} {found.get('model') or found['name']} ({found['name']}{where})", markup=False)
             if found.get("note"):
-                table.add_row("", "", found["note"])
+                out.print(f"            {found['note']}", markup=False)
         elif found["loading"]:
-            table.add_row("⏳", name, "is loading")
+            out.print(f" ⏳ {name:<7} is loading", markup=False)
         else:
-            table.add_row("❌", name, found.get("reason") or "is not there")
-    out.print(table)
+            out.print(f" ❌ {name:<7} {found.get('reason') or 'is not there'}", markup=False)
 
 
 def write(path: Path, data: bytes) -> None:

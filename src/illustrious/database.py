@@ -28,6 +28,7 @@ BUSY_TIMEOUT = 5.0
 """Seconds a transaction waits for another process's before ``StorageFailed``."""
 
 _WRITES = "illustrious_writes"
+_DURABLE = "illustrious_durable"
 
 
 class Database:
@@ -78,15 +79,18 @@ class Database:
         return cls(engine)
 
     @contextmanager
-    def begin(self) -> Iterator[Connection]:
+    def begin(self, durable: bool = False) -> Iterator[Connection]:
         """A transaction that writes: committed at the end of the block, undone when the block raises.
+
+        ``durable`` waits until the disk has it, whatever ``synchronous`` says: then a power cut does not take it, nor
+        any that was committed before. PostgreSQL always does so unless its own configuration says otherwise.
 
         Writers take turns from their first line on, so what a block reads is still so when it writes. Raises
         ``StorageFailed`` when the database is locked, full, read-only or damaged; ``IntegrityError``, which tells the
         caller about its own data, passes through.
         """
         with self._mapped(), self.engine.connect() as connection:
-            connection = connection.execution_options(**{_WRITES: True})
+            connection = connection.execution_options(**{_WRITES: True, _DURABLE: durable})
             with connection.begin():
                 yield connection
 
@@ -131,8 +135,13 @@ def _prepare_sqlite(engine: Engine, synchronous: Synchronous) -> None:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        writes = connection.get_execution_options().get(_WRITES, False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        options = connection.get_execution_options()
+        if not options.get(_WRITES, False):
+            connection.exec_driver_sql("BEGIN")
+            return
+        is_raised = options.get(_DURABLE, False) and synchronous in ("OFF", "NORMAL")
+        connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if is_raised else synchronous}")
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _check(engine: Engine, file: Path) -> None:

@@ -44,3 +44,15 @@ class StorageFailed(StudioError):
 
 class CannotStart(StudioError):
     """The studio refuses to start; the text says why and what to do."""
+
+
+class QueueFull(StudioError):
+    """No more jobs are taken now; ``retry_after`` is when to come back, in seconds."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class WorkerDied(StudioError):
+    """The worker process ended under the job."""

@@ -131,6 +131,7 @@ class ImageWorker:
             loading=ready is None and self._reason is None and self._task is not None,
             model=ready.model if ready else None,
             device=ready.device if ready else None,
+            note=ready.note if ready else None,
             reason=self._reason,
         )
 
