@@ -81,10 +81,10 @@ def test_status_says_what_serves_what_or_how_to_start(tmp_path: Path, fake_serve
 
 
 def test_config_tells_where_each_setting_came_from_and_hides_the_key(tmp_path: Path) -> None:
-    done = illustrious(tmp_path, "config", ILLUSTRIOUS_API_KEY="hush", ILLUSTRIOUS_STEPS="")
+    done = illustrious(tmp_path, "config", ILLUSTRIOUS_API_KEY="hush-hush", ILLUSTRIOUS_STEPS="")
     assert done.returncode == 1  # an unknown name, even an empty one
     assert "'steps'" in done.stderr
-    done = illustrious(tmp_path, "config", ILLUSTRIOUS_API_KEY="hush")
+    done = illustrious(tmp_path, "config", ILLUSTRIOUS_API_KEY="hush-hush")
     rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line.strip()}
     assert rows["port"] == ["9", "ILLUSTRIOUS_PORT"]
     assert rows["host"] == ["127.0.0.1", "default"]

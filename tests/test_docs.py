@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,6 +213,25 @@ def test_the_route_list_is_the_routes(tmp_path: Path) -> None:
     documented = {row[0].strip("`") for row in table(API, "route")}
     assert in_openapi <= served
     assert documented == served
+
+
+def test_the_arrows_shown_are_the_arrows_checked() -> None:
+    """Layers in brackets are those not yet built."""
+    configuration = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    layers = next(
+        contract["layers"]
+        for contract in configuration["tool"]["importlinter"]["contracts"]
+        if contract["type"] == "layers"
+    )
+    built = [
+        [name.removeprefix("illustrious.") for name in layer.split(" | ") if not name.startswith("(")]
+        for layer in layers
+    ]
+    (shown,) = [block for block in blocks(ROOT / "CLAUDE.md", "") if block.text.startswith("cli →")]
+    assert [layer.split(" | ") for layer in re.split(r"\s*→\s*", shown.text)] == [layer for layer in built if layer]
+    drawing = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for layer in built:
+        assert " │ ".join(layer) in drawing
 
 
 def walk(routes: object) -> Iterator[Route | APIRoute]:

@@ -61,6 +61,7 @@ def test_a_truncated_picture_is_refused(format: str, kept: float) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about damaged EXIF
 @settings(max_examples=60, deadline=None)
 @given(edits=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=8))
 def test_damaged_bytes_give_a_picture_or_our_own_error_never_another(

@@ -25,7 +25,7 @@ from illustrious.images.process import ImageWorker
 from illustrious.service import Limits, Studio
 from illustrious.settings import Settings
 from illustrious.system import hold_folder
-from illustrious.vision import Analyzer
+from illustrious.vision import Analyzer, VisionOptions
 from illustrious.vision.chat import ChatAnalyzer
 from illustrious.vision.palette import PaletteAnalyzer
 from illustrious.vision.preferred import PreferredAnalyzer
@@ -74,10 +74,11 @@ def build_chat(settings: Settings) -> ChatBackend:
 
 
 def _vision(settings: Settings) -> Analyzer:
+    options = VisionOptions(max_pixels=settings.max_pixels, threads=settings.threads)
     if settings.fake:
-        return PaletteAnalyzer()
+        return PaletteAnalyzer(options)
     seeing = OllamaChat(ChatOptions(model=settings.vision_model, ollama_host=settings.ollama_host, vision=True))
-    return PreferredAnalyzer([ChatAnalyzer(seeing), StarterAnalyzer()])
+    return PreferredAnalyzer([ChatAnalyzer(seeing, options), StarterAnalyzer(options)])
 
 
 def api_key_digest(settings: Settings) -> tuple[str | None, str | None]:
@@ -133,6 +134,7 @@ def create_app(settings: Settings, the_studio: Studio, key: str | None = None) -
     guards.append(Middleware(BodyLimit, limit=settings.max_image_mb * 1_000_000 * 4 // 3 + 1_000_000))
     app = FastAPI(
         title="Illustrious AI Studio",
+        redirect_slashes=False,  # else the answer to a stray slash is a redirect without JSON
         version=__version__,
         lifespan=lifespan,
         docs_url=None,

@@ -21,7 +21,7 @@ from illustrious.client import ClientError, IllustriousAIClient, StudioUnreachab
 from illustrious.errors import StudioError
 from illustrious.settings import Effective, Settings, load
 
-app = typer.Typer(no_args_is_help=False, add_completion=False, help="Illustrious AI Studio")
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help="Illustrious AI Studio")
 models_app = typer.Typer(no_args_is_help=True, help="The models in the data folder.")
 app.add_typer(models_app, name="models")
 

@@ -163,9 +163,16 @@ class Child:
         process, self._process = self._process, None
         if process is None:
             return
-        if process.stdin:
-            with contextlib.suppress(OSError):
-                process.stdin.close()
+        # A child that reads no more may hold up a message half-way; closing its pipe would wait for that message.
+        if not self._lock.acquire(timeout=timeout):
+            process.kill()
+            self._lock.acquire()  # the message has failed now
+        try:
+            if process.stdin:
+                with contextlib.suppress(OSError):
+                    process.stdin.close()
+        finally:
+            self._lock.release()
         try:
             process.wait(timeout=timeout)
         except subprocess.TimeoutExpired:

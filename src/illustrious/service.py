@@ -30,6 +30,14 @@ DRAW_HELP = (
 )
 
 
+def drawing_prompt(message: str) -> str | None:
+    """What a message that begins with ``#generate`` asks to draw (may be empty); ``None`` for any other message."""
+    command, *rest = message.split(maxsplit=1) or [""]
+    if command.lower() != DRAW_COMMAND:
+        return None
+    return rest[0].strip() if rest else ""
+
+
 class Limits(Noun):
     """The largest picture to draw or to look at (pixels), and to be sent in (bytes)."""
 
@@ -121,9 +129,9 @@ class Studio:
         if not message.strip():
             raise InvalidRequest("The message is empty; write something.", field="message")
         async with self.sessions.turn(session_id):
-            command, *rest = message.split(maxsplit=1)
-            if command.lower() == DRAW_COMMAND:
-                reply = await self._draw_in_chat(rest[0].strip() if rest else "")
+            prompt = drawing_prompt(message)
+            if prompt is not None:
+                reply = await self._draw_in_chat(prompt)
             else:
                 reply = Reply(text=await self._answer(session_id, message, temperature, max_tokens))
             turn = [ChatMessage(role="user", content=message), ChatMessage(role="assistant", content=reply.text)]
@@ -138,7 +146,8 @@ class Studio:
         return Reply(text=text, picture=picture)
 
     async def _answer(self, session_id: str, message: str, temperature: float, max_tokens: int) -> str:
-        status = self.chat_backend.status()
+        context = self.chat_backend.status().context_length or 4096
+        max_tokens = min(max_tokens, context)  # more than the context holds is never answered
         history = await self.sessions.history(session_id)
         messages = fit(
             [
@@ -146,7 +155,7 @@ class Studio:
                 *history,
                 ChatMessage(role="user", content=message),
             ],
-            status.context_length or 4096,
+            context,
             max_tokens,
         )
         request = ChatRequest(messages=tuple(messages), temperature=temperature, max_tokens=max_tokens)

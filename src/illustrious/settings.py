@@ -62,7 +62,9 @@ class Settings(BaseSettings):
     )
     auth: bool = Field(True, description="Ask for an API key on any address but this computer's own (`--no-auth`).")
     api_key: SecretStr | None = Field(
-        None, description="The API key, asked for everywhere when set. Unset: made at the first start that needs one."
+        None,
+        min_length=8,
+        description="The API key, asked for everywhere when set. Unset: made at the first start that needs one.",
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Further names this server is reached by, beside `localhost`, its own name and IP addresses."

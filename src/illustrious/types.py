@@ -8,7 +8,8 @@ SEED_LIMIT = 2**53 - 1
 """Largest seed: the largest integer that JSON readers in every language keep exact."""
 
 
-def _writable(text: str) -> str:
+def writable(text: str) -> str:
+    """The text, if it can be written down anywhere. Raises ``ValueError``."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -18,7 +19,7 @@ def _writable(text: str) -> str:
     return text
 
 
-Text = Annotated[str, AfterValidator(_writable)]
+Text = Annotated[str, AfterValidator(writable)]
 """Text that can be written to a file, a database and a model: JSON can say more than that."""
 
 

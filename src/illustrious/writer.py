@@ -66,7 +66,6 @@ class Writer:
         self._is_closed = True
         while self._under_way is not None:
             await asyncio.wait({self._under_way})
-            await asyncio.sleep(0)  # the callback that starts the next batch
         self._thread.shutdown()
 
     def _go_on(self) -> None:

@@ -98,7 +98,7 @@ def test_an_address_others_can_reach_makes_a_key_and_keeps_only_its_digest(tmp_p
 
 def test_a_configured_key_is_asked_for_everywhere_and_no_auth_must_be_said(tmp_path: Path) -> None:
     assert api_key_digest(Settings(data_dir=tmp_path)) == (None, None)
-    assert api_key_digest(Settings(data_dir=tmp_path, api_key="mine"))[0] == key_digest("mine")
+    assert api_key_digest(Settings(data_dir=tmp_path, api_key="my own key"))[0] == key_digest("my own key")
     assert api_key_digest(Settings(data_dir=tmp_path, host="0.0.0.0", auth=False)) == (None, None)
 
 
@@ -109,9 +109,10 @@ async def test_no_server_without_a_key_on_an_open_address(studio: Studio, tmp_pa
 
 
 def test_an_unusable_key_file_is_a_clear_error(tmp_path: Path) -> None:
-    (tmp_path / "key").write_bytes(b"\xff\xfe")
-    with pytest.raises(CannotStart, match="Remove it"):
-        stored_key(tmp_path / "key")
+    for content in (b"\xff\xfe", b"", b"cut off"):
+        (tmp_path / "key").write_bytes(content)
+        with pytest.raises(CannotStart, match="Remove it"):
+            stored_key(tmp_path / "key")
 
 
 @pytest.mark.parametrize(

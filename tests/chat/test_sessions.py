@@ -72,7 +72,7 @@ async def test_two_requests_in_one_session_never_interleave(database: Database) 
 
     await asyncio.gather(*(say(str(number)) for number in range(8)))
     answers = [message.content for message in await sessions.history("one") if message.role == "assistant"]
-    assert answers == [f"Turn {number + 1}: {number}" for number in range(8)]  # in order of arrival, each after the last
+    assert answers == [f"Turn {number + 1}: {number}" for number in range(8)]
 
 
 async def test_different_sessions_do_not_wait_for_each_other(database: Database) -> None:

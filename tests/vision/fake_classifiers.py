@@ -1,4 +1,4 @@
-"""Children of the classifier that misbehave in one way each; light to import, for they run in processes of their own."""
+"""Children of the classifier, each misbehaving in one way; light to import, for they run in processes of their own."""
 
 import os
 from collections.abc import Iterator

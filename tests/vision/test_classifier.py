@@ -68,7 +68,7 @@ async def test_a_killed_child_is_replaced_without_the_asker_noticing(real: Class
 
 
 def test_the_middle_of_the_picture_is_looked_at() -> None:
-    """260 of 292 parts of the shorter side, as in training: what lies outside leaves no trace, what lies inside does."""
+    """260 of 292 parts of the shorter side, as in training: what is outside leaves no trace, what is inside does."""
     picture = plain("white", 584, 292)
     margin = round((584 - SIDE) / 2)
     picture.paste("black", (0, 0, margin - 4, 292))
@@ -78,6 +78,33 @@ def test_the_middle_of_the_picture_is_looked_at() -> None:
     middle = crop(picture)
     assert middle.size == (SIDE, SIDE)
     assert middle.getpixel((4, 130)) == (0, 0, 0)
+
+
+def test_pixels_are_brought_to_the_range_the_weights_were_trained_on() -> None:
+    from illustrious.vision.classifier.network import normalise
+
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    expected = (pixels.astype(np.float32) - 127) / 128  # MEAN_RGB and STDDEV_RGB of efficientnet/lite
+    assert np.array_equal(normalise(pixels.tobytes(), 8).numpy()[0], expected.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize(("length", "kernel", "stride"), [(260, 3, 2), (65, 3, 2), (33, 5, 2), (17, 5, 1), (9, 3, 1)])
+def test_padding_is_tensorflows_same(length: int, kernel: int, stride: int) -> None:
+    """Out = ⌈in / stride⌉, and the first window starts ⌊total / 2⌋ before the picture."""
+    import torch
+
+    from illustrious.vision.classifier.network import SameConv2d
+
+    convolution = SameConv2d(1, 1, kernel, stride, bias=False)
+    torch.nn.init.zeros_(convolution.weight)
+    convolution.weight.data[0, 0, kernel // 2, kernel // 2] = 1.0  # each output is the pixel in its window's middle
+    picture = torch.arange(length * length, dtype=torch.float32).reshape(1, 1, length, length)
+    output = convolution(picture)
+    size = -(-length // stride)
+    before = max((size - 1) * stride + kernel - length, 0) // 2
+    first = kernel // 2 - before
+    assert output.shape[-2:] == (size, size)
+    assert torch.equal(output[0, 0], picture[0, 0, first::stride, first::stride])
 
 
 # Below, children that misbehave: tests/vision/fake_classifiers.py.
@@ -98,6 +125,12 @@ async def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator
     yield make
     for classifier in made:
         await classifier.close()
+
+
+async def becomes_true(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - a process's end sets no event
+            await asyncio.sleep(0.001)
 
 
 async def test_no_child_runs_before_the_first_picture_and_one_serves_all(fake: Maker) -> None:
@@ -134,9 +167,7 @@ async def test_a_child_that_does_not_answer_is_ended(fake: Maker, monkeypatch: p
 async def test_an_idle_child_is_put_out_of_memory_and_the_next_picture_starts_another(fake: Maker) -> None:
     classifier = fake("Obedient", idle_seconds=0.01)
     first = (await classifier.classify(GREY))[0].name
-    async with asyncio.timeout(20):
-        while psutil.pid_exists(int(first)):
-            await asyncio.sleep(0.01)
+    await becomes_true(lambda: not psutil.pid_exists(int(first)))
     assert classifier.pid is None
     assert (await classifier.classify(GREY))[0].name != first
 
@@ -145,7 +176,7 @@ async def test_an_asker_who_leaves_does_not_disturb_the_others(fake: Maker) -> N
     classifier = fake("Obedient")
     leaving = asyncio.create_task(classifier.classify(GREY))
     staying = asyncio.create_task(classifier.classify(GREY))
-    await asyncio.sleep(0)
+    await becomes_true(lambda: classifier.pid is not None)
     leaving.cancel()
     assert (await staying)[0].name == str(classifier.pid)
 
@@ -153,9 +184,7 @@ async def test_an_asker_who_leaves_does_not_disturb_the_others(fake: Maker) -> N
 async def test_closing_ends_the_child_also_under_a_question(fake: Maker) -> None:
     classifier = fake("Silent")
     asking = asyncio.create_task(classifier.classify(GREY))
-    async with asyncio.timeout(20):
-        while classifier.pid is None:
-            await asyncio.sleep(0.01)
+    await becomes_true(lambda: classifier.pid is not None)
     process = psutil.Process(classifier.pid)
     await classifier.close()
     with pytest.raises(Unavailable, match="closing"):

@@ -59,7 +59,8 @@ def test_colours_come_with_their_share_of_the_picture() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "orientation"), [((64, 96), "portrait"), ((96, 64), "landscape"), ((100, 101), "square"), ((1, 1), "square")]
+    ("size", "orientation"),
+    [((64, 96), "portrait"), ((96, 64), "landscape"), ((100, 101), "square"), ((1, 1), "square")],
 )
 def test_orientation(size: tuple[int, int], orientation: str) -> None:
     assert measure(Image.new("RGB", size)).orientation == orientation

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import ipaddress
 import json
+import re
 import secrets
 import socket
 from collections.abc import Iterable
@@ -19,6 +20,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from illustrious.errors import CannotStart
 from illustrious.system import owner_only
+
+
+DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def is_loopback(host: str) -> bool:
@@ -41,15 +45,21 @@ def stored_key(file: Path) -> tuple[str, str | None]:
 
     Raises ``CannotStart`` when the file cannot be read or written.
     """
+    unusable = f"The API key file {file} cannot be used: {{}}. Remove it to get a new key."
     try:
         if file.is_file():
-            return file.read_text(encoding="ascii").strip(), None
+            digest = file.read_text(encoding="ascii").strip()
+            if not DIGEST.fullmatch(digest):
+                raise CannotStart(unusable.format("it holds no SHA-256 digest"))
+            return digest, None
         key = secrets.token_urlsafe(32)
-        file.touch()
-        owner_only(file)
-        file.write_text(key_digest(key) + "\n", encoding="ascii")
+        beside = file.with_name(f".{file.name}.part")
+        beside.touch()
+        owner_only(beside)
+        beside.write_text(key_digest(key) + "\n", encoding="ascii")
+        beside.replace(file)
     except (OSError, UnicodeDecodeError) as error:
-        raise CannotStart(f"The API key file {file} cannot be used: {error}. Remove it to get a new key.") from error
+        raise CannotStart(unusable.format(error)) from error
     return key_digest(key), key
 
 

@@ -55,6 +55,9 @@ async def validation_error(request: Request, error: Exception) -> JSONResponse:
 async def http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     text = error.detail
+    if error.status_code == 400 and text == "There was an error parsing the body":
+        # No JSON at all (wrong encoding, endless numbers, too deep): to a caller the same as a body that is wrong.
+        return JSONResponse({"detail": [{"type": "json_invalid", "loc": ["body"], "msg": "The body is no JSON"}]}, 422)
     if error.status_code == 404 and text == "Not Found":
         text = f"There is nothing at {request.url.path}; /docs lists what there is."
     elif error.status_code == 405 and text == "Method Not Allowed":

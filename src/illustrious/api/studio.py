@@ -5,16 +5,24 @@ import base64
 from typing import Annotated
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from illustrious import __version__
 from illustrious.api import TheStudio
 from illustrious.errors import EngineFailed, InvalidRequest, StorageFailed, Unavailable
 from illustrious.gallery.store import SavedPicture
 from illustrious.pictures import decode_base64
-from illustrious.types import SEED_LIMIT, AnalysisRequest, BackendStatus, ImageRequest, Text
+from illustrious.service import drawing_prompt
+from illustrious.types import SEED_LIMIT, AnalysisRequest, BackendStatus, ImageRequest, Text, writable
 
 router = APIRouter(tags=["studio"])
+
+NO_IMAGE_MODEL = "❌ SDXL model not loaded. Please check your model path."
+NO_CHAT_MODEL = "❌ Ollama model not available."
+NO_VISION_MODEL = "❌ Vision model not available."
+GENERATION_FAILED = "❌ Generation failed:"
+CHAT_FAILED = "❌ Chat completion failed:"
+ANALYSIS_FAILED = "❌ Analysis failed:"
 
 
 class Body(BaseModel):
@@ -73,7 +81,7 @@ class GenerateImageAnswer(BaseModel):
 
 class ChatBody(Body):
     message: Text
-    session_id: Annotated[Text, Field(min_length=1, max_length=200)] = "default"
+    session_id: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(writable)] = "default"
     temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 0.7
     max_tokens: Annotated[int, Field(ge=1)] = 256
 
@@ -119,9 +127,9 @@ async def generate_image(body: GenerateImageBody, studio: TheStudio) -> Generate
     try:
         picture = await studio.generate(request, source="api")
     except Unavailable as error:
-        raise Unavailable(f"❌ SDXL model not loaded. Please check your model path. {error}") from error
+        raise Unavailable(f"{NO_IMAGE_MODEL} {error}") from error
     except (EngineFailed, StorageFailed) as error:
-        raise EngineFailed(f"❌ Generation failed: {error}") from error
+        raise EngineFailed(f"{GENERATION_FAILED} {error}") from error
     result = picture.result
     assert result.request.width is not None and result.request.height is not None  # "as finally used"
     return GenerateImageAnswer(
@@ -139,12 +147,15 @@ async def generate_image(body: GenerateImageBody, studio: TheStudio) -> Generate
 
 @router.post("/chat", response_model_exclude_none=True)
 async def chat(body: ChatBody, studio: TheStudio) -> ChatAnswer:
+    unavailable, failed = (
+        (NO_IMAGE_MODEL, GENERATION_FAILED) if drawing_prompt(body.message) else (NO_CHAT_MODEL, CHAT_FAILED)
+    )
     try:
         reply = await studio.chat(body.session_id, body.message, body.temperature, body.max_tokens)
     except Unavailable as error:
-        raise Unavailable(f"❌ Ollama model not available. {error}") from error
+        raise Unavailable(f"{unavailable} {error}") from error
     except (EngineFailed, StorageFailed) as error:
-        raise EngineFailed(f"❌ Chat completion failed: {error}") from error
+        raise EngineFailed(f"{failed} {error}") from error
     return ChatAnswer(
         response=reply.text,
         session_id=body.session_id,
@@ -160,11 +171,11 @@ async def analyze_image(body: AnalyzeBody, studio: TheStudio) -> AnalyzeAnswer:
         image = await asyncio.to_thread(decode_base64, body.image_base64, studio.limits.image_bytes)
         analysis = await studio.analyze(AnalysisRequest(image=image, question=body.question))
     except Unavailable as error:
-        raise Unavailable(f"❌ Vision model not available. {error}") from error
+        raise Unavailable(f"{NO_VISION_MODEL} {error}") from error
     except InvalidRequest as error:
         raise InvalidRequest(str(error), field="image_base64") from error
     except EngineFailed as error:
-        raise EngineFailed(f"❌ Analysis failed: {error}") from error
+        raise EngineFailed(f"{ANALYSIS_FAILED} {error}") from error
     return AnalyzeAnswer(analysis=analysis.text, model=analysis.model, warnings=body.unknown_fields())
 
 

@@ -121,13 +121,16 @@ class Classifier:
         Raises ``Unavailable`` when the classifier cannot run here and ``EngineFailed`` when it failed at this picture.
         """
         pixels = (await asyncio.to_thread(crop, picture)).tobytes()
-        failure: Exception | None = None
+        failure: EngineFailed | None = None
         for _ in range(ATTEMPTS):
             life = self._life or self._begin()
             try:
                 async with asyncio.timeout(PATIENCE):
                     labels = await life.ask(pixels)
-            except (EngineFailed, TimeoutError) as error:
+            except TimeoutError as error:  # not tried again: whoever asks has waited long enough
+                await self._bury(life)
+                raise EngineFailed("The object classifier does not answer and was stopped; try again.") from error
+            except EngineFailed as error:
                 failure = error
                 await self._bury(life)
             else:

@@ -1,0 +1,407 @@
+"""Jobs in the database: every move is one conditional UPDATE, and what it returns is what was committed.
+
+**Turns.** Owners share the queue round-robin: a job gets its place, its ``turn``, when it is submitted: one after its
+owner's last job in the queue, or the turn that is being served if he has none there. (Start-time fair queuing with
+equal weights: Goyal, Vin, Cheng, SIGCOMM 1996.) The queue is then simply ordered by priority, turn and id, one index
+serves it, and a job that is queued again keeps its place.
+
+**Fencing.** A server holds what it runs by a lease, which it renews. ``attempts`` grows with every claim, and whoever
+ends a job names the attempt he ran: an end that comes late, after the job was given to somebody else, is refused.
+"""
+
+import asyncio
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Double,
+    Integer,
+    MetaData,
+    Row,
+    SmallInteger,
+    Table,
+    Text,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal_column,
+    not_,
+    null,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.sql.dml import ReturningUpdate
+
+from illustrious.database import Database
+from illustrious.errors import InvalidRequest, NotFound, QueueFull
+from illustrious.jobs import Failure, Job, Priority, State, Submission
+from illustrious.writer import Writer
+
+MAX_DEATHS = 3
+"""A job whose worker died this often while it ran alone is failed: it is the job."""
+
+KEY_RETENTION = 48 * 3600.0
+"""Seconds an idempotency key is remembered."""
+
+_PRIORITIES: tuple[Priority, ...] = ("interactive", "batch")
+
+jobs = Table(
+    "jobs",
+    MetaData(),
+    Column("id", Text, primary_key=True),
+    Column("kind", Text),
+    Column("state", Text),
+    Column("priority", SmallInteger),  # position in _PRIORITIES
+    Column("turn", BigInteger),
+    Column("owner", Text),
+    Column("request", JSON),
+    Column("result", JSON(none_as_null=True)),
+    Column("error", JSON(none_as_null=True)),
+    Column("warnings", JSON),
+    Column("attempts", Integer),
+    Column("deaths", Integer),
+    Column("alone", Boolean),
+    Column("cancel_requested", Boolean),
+    Column("created", Double),  # this and the other times: seconds since 1970, UTC
+    Column("started", Double),
+    Column("finished", Double),
+    Column("worker", Text),  # the server that runs it
+    Column("lease", Double),  # until when it does unless it says so again
+    Column("parent", Text),
+    Column("idempotency_key", Text),
+    Column("fingerprint", Text),
+)
+
+_job_columns = [jobs.c[name] for name in Job.model_fields]
+_queued = jobs.c.state == literal_column("'queued'")  # literal, so that the planner sees the partial index
+_running = jobs.c.state == literal_column("'running'")
+_place = (jobs.c.priority, jobs.c.turn, jobs.c.id)
+_this_attempt = and_(jobs.c.id == bindparam("job_id"), jobs.c.attempts == bindparam("attempt"), _running)
+_released: dict[str, Any] = {"worker": null(), "lease": null()}
+
+_BY_ID = select(*_job_columns).where(jobs.c.id == bindparam("job_id"))
+_BY_KEY = select(jobs.c.fingerprint, *_job_columns).where(
+    jobs.c.owner == bindparam("owner"), jobs.c.idempotency_key == bindparam("key")
+)
+_DEPTH = select(func.count()).select_from(select(jobs.c.id).where(_queued).limit(bindparam("most")).subquery())
+_same_priority = jobs.c.priority == bindparam("priority")
+_TURNS = select(
+    select(func.max(jobs.c.turn)).where(_running, _same_priority).scalar_subquery(),
+    select(func.min(jobs.c.turn)).where(_queued, _same_priority).scalar_subquery(),
+    select(func.max(jobs.c.turn) + 1)
+    .where(_queued, _same_priority, jobs.c.owner == bindparam("owner"))
+    .scalar_subquery(),
+)
+_INSERT = insert(jobs)
+_head = select(jobs.c.id).where(_queued).order_by(*_place).limit(1).with_for_update(skip_locked=True).scalar_subquery()
+_CLAIM = (
+    update(jobs)
+    .where(jobs.c.id == _head, _queued, or_(not_(jobs.c.alone), bindparam("idle", type_=Boolean)))
+    .values(
+        state="running",
+        attempts=jobs.c.attempts + 1,
+        started=bindparam("now"),
+        worker=bindparam("new_worker"),
+        lease=bindparam("until"),
+    )
+    .returning(*_job_columns)
+)
+_HEARTBEAT = (
+    update(jobs)
+    .where(_running, jobs.c.worker == bindparam("holder"))
+    .values(lease=bindparam("until"))
+    .returning(*_job_columns)
+)
+_FINISH = (
+    update(jobs)
+    .where(_this_attempt, not_(jobs.c.cancel_requested))
+    .values(
+        state="succeeded",
+        finished=bindparam("now"),
+        result=bindparam("new_result", type_=jobs.c.result.type),
+        warnings=bindparam("new_warnings", type_=jobs.c.warnings.type),
+        **_released,
+    )
+    .returning(*_job_columns)
+)
+_FAIL = (
+    update(jobs)
+    .where(_this_attempt, not_(jobs.c.cancel_requested))
+    .values(
+        state="failed",
+        finished=bindparam("now"),
+        error=bindparam("new_error", type_=jobs.c.error.type),
+        deaths=bindparam("new_deaths"),
+        **_released,
+    )
+    .returning(*_job_columns)
+)
+_RELEASE = (
+    update(jobs)
+    .where(_this_attempt, not_(jobs.c.cancel_requested))
+    .values(
+        state="queued",
+        started=null(),
+        alone=bindparam("new_alone"),
+        deaths=bindparam("new_deaths"),
+        **_released,
+    )
+    .returning(*_job_columns)
+)
+_END_CANCELLED = (
+    update(jobs)
+    .where(_this_attempt, jobs.c.cancel_requested)
+    .values(state="cancelled", finished=bindparam("now"), **_released)
+    .returning(*_job_columns)
+)
+
+
+class Held(NamedTuple):
+    """A job this server runs, as the database has it."""
+
+    job: Job
+    must_stop: bool
+
+
+class JobStore:
+    """The jobs of a database. Every method raises ``StorageFailed`` when it cannot be used.
+
+    ``key_retention`` and ``job_retention`` are in seconds; finished jobs are kept for ever when the latter is None.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        writer: Writer,
+        now: Callable[[], float] = time.time,
+        key_retention: float = KEY_RETENTION,
+        job_retention: float | None = None,
+    ) -> None:
+        self._database = database
+        self._writer = writer
+        self._now = now
+        self._key_retention = key_retention
+        self._job_retention = job_retention
+        self._run_time = 1.0  # of recent jobs, seconds
+
+    # --- the moves ---------------------------------------------------------------------------------------------
+
+    async def submit(self, submission: Submission, limit: int | None = None, workers: int = 1) -> tuple[Job, bool]:
+        """The job, durable from here, and whether it is new: a known idempotency key gives the job it gave before.
+
+        Raises ``InvalidRequest`` when that key came with another body; ``QueueFull`` when ``limit`` jobs are queued
+        already, saying when ``workers`` at a time will have served a tenth of them.
+        """
+        now = self._now()
+        fingerprint = submission.fingerprint or _fingerprint(submission)
+        job = Job(
+            id=new_id(now),
+            state="queued",
+            created=now,
+            **submission.model_dump(exclude={"fingerprint"}),
+        )
+        oldest_key = now - self._key_retention
+
+        def operation(connection: Connection) -> tuple[Job, bool]:
+            return _submit(connection, job, fingerprint, oldest_key, limit)
+
+        try:
+            accepted, is_new = await self._writer.run(operation)
+        except IntegrityError:  # another server took the same key just now: it is there to be found
+            accepted, is_new = await self._writer.run(operation)
+        except _Full as full:
+            seconds = max(1.0, self._run_time * full.depth / 10 / workers)
+            raise QueueFull(
+                f"{full.depth} jobs are waiting already; try again in about {seconds:.0f} s.", seconds
+            ) from None
+        return accepted, is_new
+
+    async def claim(self, worker: str, lease: float, limit: int = 1, idle: bool = True) -> list[Job]:
+        """Up to ``limit`` jobs from the head of the queue, now running; they stay so for ``lease`` seconds.
+
+        A job that must run alone is given only to the ``idle``, and then with no other. Nothing overtakes it: the
+        busy get what is before it, and become idle.
+        """
+        now = self._now()
+        parameters = {"now": now, "new_worker": worker, "until": now + lease}
+
+        def operation(connection: Connection) -> list[Job]:
+            claimed: list[Job] = []
+            while len(claimed) < limit and not (claimed and claimed[0].alone):
+                row = connection.execute(_CLAIM, {**parameters, "idle": idle and not claimed}).one_or_none()
+                if row is None:
+                    break
+                claimed.append(_job(row))
+            return claimed
+
+        # A claim that a power cut takes back is a job that is still queued.
+        return await self._writer.run(operation, durable=False)
+
+    async def heartbeat(self, worker: str, lease: float) -> list[Job]:
+        """Hold what this server runs for ``lease`` seconds from now; these are all of them."""
+        parameters = {"holder": worker, "until": self._now() + lease}
+        return await self._writer.run(
+            lambda connection: [_job(row) for row in connection.execute(_HEARTBEAT, parameters)], durable=False
+        )
+
+    async def finish(self, job: Job, result: dict[str, Any], warnings: tuple[str, ...] = ()) -> Job | None:
+        """running → succeeded. ``None``: refused, this attempt is over. Cancelled if that was asked for meanwhile."""
+        now = self._now()
+        if job.started is not None:
+            self._run_time += 0.1 * (max(0.0, now - job.started) - self._run_time)
+        return await self._leave(job, _FINISH, now=now, new_result=result, new_warnings=list(warnings))
+
+    async def fail(self, job: Job, error: Failure) -> Job | None:
+        """running → failed. Returns as ``finish`` does."""
+        return await self._leave(job, _FAIL, now=self._now(), new_error=error.model_dump(), new_deaths=job.deaths)
+
+    async def release(self, job: Job) -> Job | None:
+        """running → queued, at its old place: the server stops. Returns as ``finish`` does."""
+        return await self._leave(job, _RELEASE, new_alone=job.alone, new_deaths=job.deaths)
+
+    async def worker_died(self, job: Job, ran_alone: bool) -> Job | None:
+        """running → queued, to run alone; or → failed, when it ran alone for the ``MAX_DEATHS``-th time its worker
+        died. Returns as ``finish`` does."""
+        deaths = job.deaths + ran_alone
+        if deaths < MAX_DEATHS:
+            return await self._leave(job, _RELEASE, new_alone=True, new_deaths=deaths)
+        error = Failure(
+            kind="WorkerDied",
+            message=f"It ended its worker {MAX_DEATHS} times while it ran alone, most likely for want of memory. "
+            "Make it smaller and submit it again; other jobs are not affected.",
+        )
+        return await self._leave(job, _FAIL, now=self._now(), new_error=error.model_dump(), new_deaths=deaths)
+
+    async def cancel(self, job_id: str) -> Job:
+        """queued → cancelled; a running job is marked, and ends cancelled whatever it does; one that is over stays as
+        it is. Raises ``NotFound``."""
+        now = self._now()
+
+        def operation(connection: Connection) -> Job | None:
+            this = jobs.c.id == job_id
+            statements: tuple[ReturningUpdate[Any], ...] = (
+                update(jobs).where(this, _queued).values(state="cancelled", finished=now).returning(*_job_columns),
+                update(jobs).where(this, _running).values(cancel_requested=True).returning(*_job_columns),
+            )
+            for statement in statements:
+                row = connection.execute(statement).one_or_none()
+                if row is not None:
+                    return _job(row)
+            return _find(connection, job_id)
+
+        return _found(await self._writer.run(operation), job_id)
+
+    async def recover(self, worker: str, starting: bool) -> list[Job]:
+        """Queue again what nobody holds any more (or end it, if it was to be cancelled): jobs whose lease ran out
+        elsewhere and, when this server is ``starting``, all it held before."""
+        now = self._now()
+        mine = jobs.c.worker == worker
+        expired = jobs.c.lease < now
+        lost = and_(_running, or_(mine, expired) if starting else and_(not_(mine), expired))
+
+        def operation(connection: Connection) -> list[Job]:
+            cancelled = (
+                update(jobs)
+                .where(lost, jobs.c.cancel_requested)
+                .values(state="cancelled", finished=now, **_released)
+                .returning(*_job_columns)
+            )
+            queued = update(jobs).where(lost).values(state="queued", started=null(), **_released)
+            return [
+                _job(row)
+                for statement in (cancelled, queued.returning(*_job_columns))
+                for row in connection.execute(statement)
+            ]
+
+        return await self._writer.run(operation)
+
+    async def sweep(self) -> None:
+        """Forget idempotency keys and finished jobs that are older than they are kept."""
+        now = self._now()
+
+        def operation(connection: Connection) -> None:
+            old_key = and_(jobs.c.idempotency_key.is_not(None), jobs.c.created < now - self._key_retention)
+            connection.execute(update(jobs).where(old_key).values(idempotency_key=null()))
+            if self._job_retention is not None:
+                connection.execute(delete(jobs).where(jobs.c.finished < now - self._job_retention))
+
+        await self._writer.run(operation, durable=False)
+
+    async def _leave(self, job: Job, statement: ReturningUpdate[Any], **values: Any) -> Job | None:
+        this_attempt = {"job_id": job.id, "attempt": job.attempts}
+        now = self._now()
+
+        def operation(connection: Connection) -> Job | None:
+            row = connection.execute(statement, {**this_attempt, **values}).one_or_none()
+            if row is None:
+                row = connection.execute(_END_CANCELLED, {**this_attempt, "now": now}).one_or_none()
+            return None if row is None else _job(row)
+
+        return await self._writer.run(operation)
+
+    # --- looking -----------------------------------------------------------------------------------------------
+
+    async def get(self, job_id: str) -> Job:
+        """Raises ``NotFound``."""
+        return _found(await self._read(lambda connection: _find(connection, job_id)), job_id)
+
+    async def list(
+        self,
+        state: State | None = None,
+        owner: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> tuple[Job, ...]:
+        """The newest first. ``cursor`` is the id of the last job of the page before."""
+        query = select(*_job_columns).order_by(jobs.c.id.desc()).limit(limit)
+        if state is not None:
+            query = query.where(jobs.c.state == state)
+        if owner is not None:
+            query = query.where(jobs.c.owner == owner)
+        if cursor is not None:
+            query = query.where(jobs.c.id < cursor)
+        return await self._read(lambda connection: tuple(_job(row) for row in connection.execute(query)))
+
+    async def position(self, job_id: str) -> int | None:
+        """How many jobs are before this one in the queue, about: other owners' next ones may come before it. ``None``
+        when it is not queued."""
+
+        def look(connection: Connection) -> int | None:
+            place = connection.execute(select(*_place).where(_queued, jobs.c.id == job_id)).one_or_none()
+            if place is None:
+                return None
+            before = select(func.count()).select_from(jobs).where(_queued, tuple_(*_place) < tuple_(*place))
+            return connection.execute(before).scalar_one()
+
+        return await self._read(look)
+
+    async def counts(self) -> dict[str, int]:
+        """Jobs by state; states without a job are left out."""
+        query = select(jobs.c.state, func.count()).group_by(jobs.c.state)
+        return await self._read(lambda connection: {state: count for state, count in connection.execute(query)})
+
+    async def depth(self) -> int:
+        """Jobs in the queue."""
+        query = select(func.count()).select_from(jobs).where(_queued)
+        return await self._read(lambda connection: connection.execute(query).scalar_one())
+
+    async def _read[T](self, look: Callable[[Connection], T]) -> T:
+        def blocking() -> T:
+            with self._database.read() as connection:
+                return look(connection)
+
+        return await asyncio.to_thread(blocking)
