@@ -8,7 +8,7 @@ from illustrious.api import TheStudio
 router = APIRouter(prefix="/health", tags=["health"])
 
 
-@router.api_route("/live", methods=["GET", "HEAD"])
+@router.get("/live")
 async def live() -> dict[str, str]:
     """200 while the server answers at all."""
     return {"status": "alive"}

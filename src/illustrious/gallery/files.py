@@ -93,11 +93,14 @@ def walk(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
             try:
                 if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
                     waiting.append(Path(entry.path))
-                elif entry.is_file(follow_symlinks=False) and not entry.name.startswith("."):
-                    if Path(entry.name).suffix.lower() in SUFFIXES:
-                        yield Path(entry.path).relative_to(folder).as_posix(), entry.stat(follow_symlinks=False)
+                elif entry.is_file(follow_symlinks=False) and _is_named_like_one(entry.name):
+                    yield Path(entry.path).relative_to(folder).as_posix(), entry.stat(follow_symlinks=False)
             except OSError:  # gone since it was listed
                 continue
+
+
+def _is_named_like_one(name: str) -> bool:
+    return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
 
 
 def remove_unfinished(folder: Path, before: float) -> None:

@@ -11,14 +11,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from PIL import Image
+from pydantic import Field
 
 from illustrious import parameters
 from illustrious.types import SEED_LIMIT, Noun
 
 
 class Recipe(Noun):
-    """What a file says of its making. ``tool`` wrote it. ``parameters`` has ``ImageRequest``'s names where there is one,
-    and under ``settings`` the rest, as written."""
+    """What a file says of its making, and which ``tool`` wrote it. ``parameters`` has ``ImageRequest``'s names where
+    there is one, and under ``settings`` all of them as written."""
 
     tool: str
     prompt: str = ""
@@ -27,7 +28,7 @@ class Recipe(Noun):
     model: str | None = None
     model_hash: str | None = None
     lora_hashes: dict[str, str] | None = None
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field(default_factory=dict)
 
 
 def read(picture: Image.Image) -> Recipe | None:
@@ -116,6 +117,8 @@ def invokeai_2(content: Mapping[str, Any]) -> Recipe:
     )
 
 
+Graph = Mapping[str, Any]
+
 # ComfyUI writes the graph that was run: {node id: {"class_type": …, "inputs": {name: value or [node id, output]}}}.
 # What made the picture is found by walking the links backwards from its sampler.
 
@@ -127,7 +130,7 @@ FARTHEST = 1000
 """Nodes looked at in one walk; larger graphs are as good as endless."""
 
 
-def comfyui(graph: Mapping[str, Any]) -> Recipe | None:
+def comfyui(graph: Graph) -> Recipe | None:
     """The graph in the chunk ``prompt``; ``None`` when no sampler is in it."""
     samplers = [node for node in map(_object, graph.values()) if "Sampler" in (_text(node.get("class_type")) or "")]
     drawing = [_inputs(node) for node in samplers if "positive" in _inputs(node) or "guider" in _inputs(node)]
@@ -153,7 +156,7 @@ def comfyui(graph: Mapping[str, Any]) -> Recipe | None:
     )
 
 
-def _linked(graph: Mapping[str, Any], link: object) -> Mapping[str, Any]:
+def _linked(graph: Graph, link: object) -> Mapping[str, Any]:
     match link:
         case [str(node), int(_)] | [int(node), int(_)]:
             return _object(graph.get(str(node)))
@@ -164,7 +167,7 @@ def _inputs(node: Mapping[str, Any]) -> Mapping[str, Any]:
     return _object(node.get("inputs"))
 
 
-def _upstream(graph: Mapping[str, Any], start: Mapping[str, Any], names: tuple[str, ...]) -> Iterator[Mapping[str, Any]]:
+def _upstream(graph: Graph, start: Graph, names: tuple[str, ...]) -> Iterator[Graph]:
     """The inputs of each node that ``start``'s inputs of these names lead to, near ones first, each once."""
     waiting, seen = [start], set[int]()
     while waiting and len(seen) < FARTHEST:
@@ -176,7 +179,7 @@ def _upstream(graph: Mapping[str, Any], start: Mapping[str, Any], names: tuple[s
         waiting += [_inputs(node) for name in names if (node := _linked(graph, inputs.get(name)))]
 
 
-def _prompt(graph: Mapping[str, Any], link: object) -> str:
+def _prompt(graph: Graph, link: object) -> str:
     """The texts that a conditioning is made of. What is encoded twice alike (SDXL's two encoders) is said once."""
     start = {"conditioning": link}
     texts: list[str] = []
@@ -185,7 +188,7 @@ def _prompt(graph: Mapping[str, Any], link: object) -> str:
     return "\n".join(dict.fromkeys(texts))
 
 
-def _value(graph: Mapping[str, Any], inputs: Mapping[str, Any], names: tuple[str, ...], linked: tuple[str, ...]) -> object:
+def _value(graph: Graph, inputs: Graph, names: tuple[str, ...], linked: tuple[str, ...]) -> object:
     """An input given directly under one of ``names``, or by a linked node under one of ``linked``."""
     for name in names:
         given = inputs.get(name)

@@ -6,6 +6,7 @@ In a PNG that is a text chunk ``parameters``; in JPEG and WebP EXIF's UserCommen
 
 import hashlib
 import io
+import struct
 from typing import Literal
 
 from PIL import ExifTags, Image
@@ -30,19 +31,28 @@ def encode(image: Image.Image, format: Format, text: str) -> bytes:
     if format == "png":
         image.save(buffer, "PNG")
         return parameters.write_png(buffer.getvalue(), text)
-    exif = Image.Exif()
-    comment = b"UNICODE\0" + text.replace("\0", "").encode("utf-16-be", "replace")
-    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = comment
+    exif = _exif(b"UNICODE\0" + text.replace("\0", "").encode("utf-16-be", "replace"))
     try:
         if format == "jpeg":
-            to_rgb(image).save(buffer, "JPEG", quality=QUALITY, subsampling=0, exif=exif)
+            to_rgb(image).save(buffer, "JPEG", quality=QUALITY, subsampling=0, exif=b"Exif\0\0" + exif)
         else:
-            image.save(buffer, "WEBP", quality=QUALITY, exif=exif.tobytes())
+            image.save(buffer, "WEBP", quality=QUALITY, exif=exif)
     except ValueError as error:
         raise InvalidRequest(
             "The prompt is too long to be kept in a JPEG file. Shorten it, or save the picture as PNG or WebP."
         ) from error
     return buffer.getvalue()
+
+
+def _exif(comment: bytes) -> bytes:
+    """An EXIF block with a UserComment alone: a TIFF header (big-endian), a directory that points to the EXIF
+    directory, and that with its one entry (TIFF 6.0, section 2). Pillow's own writer gives the comment the type BYTE
+    where EXIF asks for UNDEFINED, and some readers then cannot read it."""
+    long, undefined = 4, 7
+    head = struct.pack(">2sHL", b"MM", 42, 8)
+    first = struct.pack(">HHHLLL", 1, ExifTags.IFD.Exif, long, 1, 26, 0)
+    second = struct.pack(">HHHLLL", 1, ExifTags.Base.UserComment, undefined, len(comment), 44, 0)
+    return head + first + second + comment
 
 
 def digest(image: Image.Image) -> str:

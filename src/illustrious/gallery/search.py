@@ -9,12 +9,11 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
-from sqlalchemy import ColumnElement, FromClause, Row, Select, column, exists, func, select, table, tuple_
+from sqlalchemy import ColumnElement, FromClause, Select, column, exists, func, select, table, tuple_
 from sqlalchemy.sql.elements import literal_column
 
 from illustrious.errors import InvalidRequest
@@ -69,12 +68,11 @@ class Page(Noun):
 def statement(query: Query, dialect: str) -> Select[Any]:
     """The rows of the page and one more, which tells whether there is a next. Raises ``InvalidRequest``."""
     position, source, conditions = _driver(query, dialect)
-    conditions.append(images.c.state == ("trashed" if query.trash else "shown"))
+    conditions.append(_state(query) == ("trashed" if query.trash else "shown"))
     conditions += _filters(query, position)
-    newest_first = query.sort != "oldest"
     if query.cursor is not None:
         conditions.append(_after(query, position))
-    order = [position.desc() if newest_first else position.asc()]
+    order = [position.asc() if query.sort == "oldest" else position.desc()]
     if query.sort == "rating":
         order.insert(0, images.c.rating.desc())
     return select(images).select_from(source).where(*conditions).order_by(*order).limit(query.limit + 1)
@@ -82,24 +80,28 @@ def statement(query: Query, dialect: str) -> Select[Any]:
 
 def _driver(query: Query, dialect: str) -> tuple[ColumnElement[int], FromClause, list[ColumnElement[bool]]]:
     """What to read in the order of the answer: (its position, the tables, what must hold of them)."""
-    tagged = [image_tags.c.tag == query.tag] if query.tag is not None else []
+    tagged = [] if query.tag is None else [image_tags.c.tag == query.tag]
     if query.q is not None and query.q.strip():
-        terms = _terms(query.q)
-        if dialect == "sqlite":
-            position: ColumnElement[int] = image_search.c.rowid
-            source: FromClause = image_search.join(images, images.c.position == position)
-            matches: ColumnElement[bool] = literal_column("image_search").op("MATCH", is_comparison=True)(fts5(terms))
-        else:
-            position, source = images.c.position, images
-            text = func.to_tsvector(literal_column("'simple'"), images.c.prompt + literal_column("' '") + images.c.tags)
-            matches = text.op("@@", is_comparison=True)(func.to_tsquery(literal_column("'simple'"), tsquery(terms)))
-        if tagged:
-            matches = matches & exists().where(image_tags.c.position == images.c.position, *tagged)
-        return position, source, [matches]
+        has_tag = [exists().where(image_tags.c.position == images.c.position, *tagged)] if tagged else []
+        if dialect != "sqlite":
+            return images.c.position, images, [_matches_postgresql(query.q), *has_tag]
+        matches = literal_column("image_search").op("MATCH", is_comparison=True)(fts5(query.q))
+        if query.sort == "rating":  # there the order is that of an index, and the words only filter
+            hits = select(image_search.c.rowid).where(matches)
+            return images.c.position, images, [images.c.position.in_(hits), *has_tag]
+        place = image_search.c.rowid
+        return place, image_search.join(images, images.c.position == place), [matches, *has_tag]
     if tagged:
-        position = image_tags.c.position
-        return position, image_tags.join(images, images.c.position == position), list(tagged)
+        place = image_tags.c.position
+        return place, image_tags.join(images, images.c.position == place), list(tagged)
     return images.c.position, images, []
+
+
+def _state(query: Query) -> ColumnElement[str]:
+    """The column; or, where something names few pictures, an expression of the same value that no index knows. SQLite's
+    planner cannot tell that nearly all pictures are in one state, and would read them all in the order of an index."""
+    few = query.seed is not None or query.job is not None or (query.tag is not None and query.sort != "rating")
+    return images.c.state + literal_column("''") if few else images.c.state
 
 
 def _filters(query: Query, position: ColumnElement[int]) -> list[ColumnElement[bool]]:
@@ -109,8 +111,7 @@ def _filters(query: Query, position: ColumnElement[int]) -> list[ColumnElement[b
         if wanted is not None:
             conditions.append(images.c[name] == wanted)
     if query.rating:
-        stars = images.c.rating
-        # "+ 0" keeps the planner from the index by rating, which would mean sorting all that it finds by time.
+        stars = images.c.rating  # "+ 0" for the same reason as in _state: all that have the stars would be sorted
         conditions.append((stars if query.sort == "rating" else stars + 0) >= query.rating)
     if query.since is not None:
         conditions.append(position >= _microseconds(query.since))
@@ -129,20 +130,27 @@ def _terms(text: str) -> list[list[str]]:
     return [words for part in text.split() if (words := WORD.findall(part))]
 
 
-def fts5(terms: Sequence[Sequence[str]]) -> str:
-    """A query in FTS5's language that can mean nothing but these words: each term a quoted phrase."""
-    if not terms:
-        return '"" '  # matches nothing, as no text has a word of this
-    return " ".join(f'"{" ".join(words)}"' for words in terms) + "*"
+def fts5(text: str) -> str:
+    """A query in FTS5's language that can mean nothing but these words: each term a quoted phrase, the last open."""
+    terms = _terms(text)
+    return " ".join(f'"{" ".join(words)}"' for words in terms) + "*" if terms else '""'
 
 
-def tsquery(terms: Sequence[Sequence[str]]) -> str:
+def _matches_postgresql(text: str) -> ColumnElement[bool]:
+    simple: ColumnElement[str] = literal_column("'simple'")
+    words = images.c.prompt + literal_column("' '") + images.c.tags  # as the index has it
+    return func.to_tsvector(simple, words).op("@@", is_comparison=True)(func.to_tsquery(simple, tsquery(text)))
+
+
+def tsquery(text: str) -> str:
     """The same for PostgreSQL's ``to_tsquery``."""
+    terms = _terms(text)
     return " & ".join("(" + " <-> ".join(words) + ")" for words in terms)[:-1] + ":*)" if terms else ""
 
 
-def next_cursor(query: Query, last: Row[Any]) -> str:
-    key = [query.sort, last.position, *([last.rating] if query.sort == "rating" else [])]
+def cursor_after(sort: Sort, position: int, rating: int) -> str:
+    """What ``Query.cursor`` must be to begin after the picture at this position, with so many stars."""
+    key = [sort, position, *([rating] if sort == "rating" else [])]
     return base64.urlsafe_b64encode(json.dumps(key, separators=(",", ":")).encode()).decode().rstrip("=")
 
 

@@ -31,8 +31,8 @@ images = Table(
     "images",
     metadata,
     Column("id", Text, primary_key=True),
-    # The place in the order of time: ``created`` in microseconds, moved a little where another is there already. Unique,
-    # so that it alone is the key of a page; it is also the rowid of the full-text index, which is read in its order.
+    # The place in the order of time: ``created`` in microseconds, moved a little where another is there already.
+    # Unique, so it alone is the key of a page; also the rowid of the full-text index, which is read in its order.
     Column("position", BigInteger, unique=True, nullable=False),
     Column("created", Float, nullable=False),  # seconds since 1970, UTC
     Column("path", Text, unique=True, nullable=False),  # relative to the data folder, with forward slashes

@@ -14,8 +14,8 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import (
     JSON,
@@ -48,14 +48,18 @@ from sqlalchemy.sql.dml import ReturningUpdate
 
 from illustrious.database import Database
 from illustrious.errors import InvalidRequest, NotFound, QueueFull
-from illustrious.jobs import Failure, Job, Priority, State, Submission
+from illustrious.jobs import TERMINAL, Failure, Job, Priority, State, Submission
 from illustrious.writer import Writer
+
+T = TypeVar("T")
 
 MAX_DEATHS = 3
 """A job whose worker died this often while it ran alone is failed: it is the job."""
 
 KEY_RETENTION = 48 * 3600.0
 """Seconds an idempotency key is remembered."""
+
+_CHUNK = 500  # ids in one query; databases limit them
 
 _PRIORITIES: tuple[Priority, ...] = ("interactive", "batch")
 
@@ -170,11 +174,10 @@ _END_CANCELLED = (
 )
 
 
-class Held(NamedTuple):
-    """A job this server runs, as the database has it."""
+class _Full(NamedTuple):
+    """The answer to who comes too late. No exception: that would undo, and repeat, what shares the transaction."""
 
-    job: Job
-    must_stop: bool
+    depth: int
 
 
 class JobStore:
@@ -216,19 +219,19 @@ class JobStore:
         )
         oldest_key = now - self._key_retention
 
-        def operation(connection: Connection) -> tuple[Job, bool]:
+        def operation(connection: Connection) -> tuple[Job, bool] | _Full:
             return _submit(connection, job, fingerprint, oldest_key, limit)
 
         try:
-            accepted, is_new = await self._writer.run(operation)
+            accepted = await self._writer.run(operation)
         except IntegrityError:  # another server took the same key just now: it is there to be found
-            accepted, is_new = await self._writer.run(operation)
-        except _Full as full:
-            seconds = max(1.0, self._run_time * full.depth / 10 / workers)
+            accepted = await self._writer.run(operation)
+        if isinstance(accepted, _Full):
+            seconds = max(1.0, self._run_time * accepted.depth / 10 / workers)
             raise QueueFull(
-                f"{full.depth} jobs are waiting already; try again in about {seconds:.0f} s.", seconds
-            ) from None
-        return accepted, is_new
+                f"{accepted.depth} jobs are waiting already; try again in about {seconds:.0f} s.", seconds
+            )
+        return accepted
 
     async def claim(self, worker: str, lease: float, limit: int = 1, idle: bool = True) -> list[Job]:
         """Up to ``limit`` jobs from the head of the queue, now running; they stay so for ``lease`` seconds.
@@ -359,7 +362,18 @@ class JobStore:
         """Raises ``NotFound``."""
         return _found(await self._read(lambda connection: _find(connection, job_id)), job_id)
 
-    async def list(
+    async def ended(self, job_ids: Iterable[str]) -> tuple[Job, ...]:
+        """Those of these jobs that are over."""
+        wanted = list(job_ids)
+        chunks = [wanted[start : start + _CHUNK] for start in range(0, len(wanted), _CHUNK)]
+
+        def look(connection: Connection) -> tuple[Job, ...]:
+            over = select(*_job_columns).where(jobs.c.state.in_(TERMINAL))
+            return tuple(_job(row) for chunk in chunks for row in connection.execute(over.where(jobs.c.id.in_(chunk))))
+
+        return await self._read(look) if chunks else ()
+
+    async def page(
         self,
         state: State | None = None,
         owner: str | None = None,
@@ -391,17 +405,77 @@ class JobStore:
 
     async def counts(self) -> dict[str, int]:
         """Jobs by state; states without a job are left out."""
-        query = select(jobs.c.state, func.count()).group_by(jobs.c.state)
-        return await self._read(lambda connection: {state: count for state, count in connection.execute(query)})
+        query = select(jobs.c.state, func.count().label("total")).group_by(jobs.c.state)
+        return await self._read(lambda connection: {row.state: row.total for row in connection.execute(query)})
 
     async def depth(self) -> int:
         """Jobs in the queue."""
         query = select(func.count()).select_from(jobs).where(_queued)
         return await self._read(lambda connection: connection.execute(query).scalar_one())
 
-    async def _read[T](self, look: Callable[[Connection], T]) -> T:
+    async def _read(self, look: Callable[[Connection], T]) -> T:
         def blocking() -> T:
             with self._database.read() as connection:
                 return look(connection)
 
         return await asyncio.to_thread(blocking)
+
+
+def new_id(now: float) -> str:
+    """32 hexadecimal digits that sort by time and cannot be guessed: RFC 9562's UUID version 7, without the dashes.
+
+    ``now`` in seconds; the twelve bits after the milliseconds are their fraction (its section 6.2, method 3).
+    """
+    milliseconds, fraction = divmod(int(now * 1000 * 4096), 4096)
+    return f"{milliseconds:012x}7{fraction:03x}{secrets.randbits(62) | 1 << 63:016x}"
+
+
+def _submit(
+    connection: Connection, job: Job, fingerprint: str, oldest_key: float, limit: int | None
+) -> tuple[Job, bool] | _Full:
+    if job.idempotency_key is not None:
+        known = connection.execute(_BY_KEY, {"owner": job.owner, "key": job.idempotency_key}).one_or_none()
+        if known is not None:
+            earlier = _job(known)
+            if earlier.created >= oldest_key:
+                if known.fingerprint != fingerprint:
+                    raise InvalidRequest(
+                        f"The idempotency key {job.idempotency_key!r} was sent before with another request; "
+                        "send a new key with a new request.",
+                        field="Idempotency-Key",
+                    )
+                return earlier, False
+            connection.execute(update(jobs).where(jobs.c.id == earlier.id).values(idempotency_key=null()))
+    if limit is not None:
+        depth = connection.execute(_DEPTH, {"most": limit}).scalar_one()
+        if depth >= limit:
+            return _Full(depth)
+    priority = _PRIORITIES.index(job.priority)
+    running, head, own = connection.execute(_TURNS, {"priority": priority, "owner": job.owner}).one()
+    served = max(running or 0, head or 0)
+    row = job.model_dump(exclude={"priority"})
+    row.update(priority=priority, turn=max(served, own or 0), fingerprint=fingerprint)
+    connection.execute(_INSERT, row)
+    return job, True
+
+
+def _fingerprint(submission: Submission) -> str:
+    text = json.dumps([submission.kind, submission.request], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _find(connection: Connection, job_id: str) -> Job | None:
+    row = connection.execute(_BY_ID, {"job_id": job_id}).one_or_none()
+    return None if row is None else _job(row)
+
+
+def _found(job: Job | None, job_id: str) -> Job:
+    if job is None:
+        raise NotFound(f"There is no job {job_id!r} here.")
+    return job
+
+
+def _job(row: Row[Any]) -> Job:
+    values = {name: row._mapping[name] for name in Job.model_fields}
+    values["priority"] = _PRIORITIES[values["priority"]]
+    return Job(**values)

@@ -51,8 +51,8 @@ def upgrade() -> None:
     )
     op.create_index("ix_images_rating", "images", ["state", "rating", "position"])
     op.create_index("ix_images_model", "images", ["state", "model", "position"])
-    op.create_index("ix_images_seed", "images", ["seed"])
-    op.create_index("ix_images_job", "images", ["job"])
+    op.create_index("ix_images_seed", "images", ["seed", "position"])
+    op.create_index("ix_images_job", "images", ["job", "position"])
     op.create_index("ix_images_pixels", "images", ["pixels"])
     if op.get_bind().dialect.name == "sqlite":
         _make_search()
@@ -84,7 +84,10 @@ def _make_search() -> None:
         "CREATE VIRTUAL TABLE image_search USING fts5(prompt, tags, content='images', content_rowid='position', "
         "tokenize='unicode61 remove_diacritics 2', prefix='1 2 3')"
     )
-    forget = "INSERT INTO image_search(image_search, rowid, prompt, tags) VALUES('delete', old.position, old.prompt, old.tags);"
+    forget = (
+        "INSERT INTO image_search(image_search, rowid, prompt, tags) "
+        "VALUES('delete', old.position, old.prompt, old.tags);"
+    )
     learn = "INSERT INTO image_search(rowid, prompt, tags) VALUES(new.position, new.prompt, new.tags);"
     op.execute(f"CREATE TRIGGER image_search_insert AFTER INSERT ON images BEGIN {learn} END")
     op.execute(f"CREATE TRIGGER image_search_delete AFTER DELETE ON images BEGIN {forget} END")
