@@ -8,7 +8,8 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from illustrious import __version__
-from illustrious.api import docs, errors, gallery, health, studio
+from illustrious.api import docs, errors, health, jobs, studio, workers
+from illustrious.api import gallery as gallery_routes
 from illustrious.api.auth import BodyLimit, HostGuard, KeyGuard, is_loopback, key_digest, stored_key
 from illustrious.catalog.checkpoints import choose
 from illustrious.chat import ChatBackend, ChatOptions
@@ -18,10 +19,14 @@ from illustrious.chat.ollama import OllamaChat
 from illustrious.chat.preferred import PreferredChat
 from illustrious.chat.sessions import Sessions
 from illustrious.database import Database
+from illustrious.drawing import Drawing
 from illustrious.errors import CannotStart
 from illustrious.gallery.store import Gallery
 from illustrious.images import EngineOptions
 from illustrious.images.process import ImageWorker
+from illustrious.jobs.events import EventLog
+from illustrious.jobs.runner import Runner
+from illustrious.jobs.store import JobStore
 from illustrious.service import Limits, Studio
 from illustrious.settings import Settings
 from illustrious.system import hold_folder
@@ -30,6 +35,7 @@ from illustrious.vision.chat import ChatAnalyzer
 from illustrious.vision.palette import PaletteAnalyzer
 from illustrious.vision.preferred import PreferredAnalyzer
 from illustrious.vision.starter import StarterAnalyzer
+from illustrious.writer import Writer
 
 KEY_FILE = "api-key.sha256"
 
@@ -38,21 +44,36 @@ def build_studio(settings: Settings, database: Database) -> Studio:
     """The studio these settings describe, not yet started."""
     models = settings.data_dir / "models"
     checkpoint = choose(settings.model, models / "checkpoints")
-    return Studio(
-        images=ImageWorker(
+    gallery = Gallery(database, settings.data_dir)
+    writer = Writer(database)
+    workers = [
+        ImageWorker(
             "fake" if settings.fake else "sdxl",
             EngineOptions(
                 model=str(checkpoint) if checkpoint and not settings.fake else None,
-                device=settings.device,
+                device=device,
                 max_pixels=settings.max_pixels,
                 threads=settings.threads,
             ),
+            name=f"image-{number}",
             environment={"HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0"} if settings.allow_download else None,
+        )
+        for number, device in enumerate(settings.devices or (None,))
+    ]
+    return Studio(
+        workers=workers,
+        runner=Runner(
+            JobStore(database, writer, key_retention=settings.key_hours * 3600),
+            EventLog(),
+            [Drawing(worker, gallery) for worker in workers],
+            queue_limit=settings.queue_limit,
         ),
+        writer=writer,
         chat=build_chat(settings),
         vision=_vision(settings),
         sessions=Sessions(database),
-        gallery=Gallery(database, settings.data_dir),
+        gallery=gallery,
+        trash_days=settings.trash_days,
         system_prompt=settings.system_prompt,
         limits=Limits(pixels=settings.max_pixels, image_bytes=settings.max_image_mb * 1_000_000),
     )
@@ -143,6 +164,6 @@ def create_app(settings: Settings, the_studio: Studio, key: str | None = None) -
     )
     app.state.studio = the_studio
     errors.install(app)
-    for part in (studio, gallery, health, docs):
+    for part in (studio, jobs, gallery_routes, workers, health, docs):
         app.include_router(part.router)
     return app

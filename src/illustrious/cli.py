@@ -28,6 +28,7 @@ app.add_typer(models_app, name="models")
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
+Devices = Annotated[str | None, typer.Option("--devices", help="cuda:0,cuda:1: one image worker on each.")]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder of pictures, models and sessions.")]
 Model = Annotated[str | None, typer.Option("--model", help="Image model: a .safetensors file or a diffusers folder.")]
 Host = Annotated[str | None, typer.Option("--host", help="Address of the server.")]
@@ -43,10 +44,11 @@ def serve(
     model: Model = None,
     open_browser: Annotated[bool, typer.Option("--open", help="Open a browser when it runs.")] = False,
     fake: Fake = None,
+    devices: Devices = None,
     no_auth: Annotated[bool, typer.Option("--no-auth", help="Ask nobody for a key, on any address.")] = False,
 ) -> None:
     """Run the studio until Ctrl-C (the default)."""
-    typed = {"host": host, "port": port, "data_dir": data_dir, "model": model, "fake": fake}
+    typed = {"host": host, "port": port, "data_dir": data_dir, "model": model, "fake": fake, "devices": devices}
     settings = load({**typed, "auth": False if no_auth else None}).settings
 
     import uvicorn
@@ -60,6 +62,10 @@ def serve(
             await super().startup(sockets)
             self.up.set()
 
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            # No new connections, no new jobs; those under way have their time.
+            await asyncio.gather(super().shutdown(sockets), studio.drain(settings.shutdown_seconds))
+
     listener = system.listen(settings.host, settings.port)
     with contextlib.closing(listener), open_studio(settings) as studio:
         digest, new_key = api_key_digest(settings)
@@ -69,7 +75,7 @@ def serve(
                 log_level="warning",
                 access_log=False,
                 server_header=False,
-                timeout_graceful_shutdown=10,
+                timeout_graceful_shutdown=int(settings.shutdown_seconds) + 2,
             )
         )
         shown = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -86,7 +92,7 @@ def serve(
             if open_browser:
                 webbrowser.open(url)
             with contextlib.suppress(StudioError):
-                await studio.images.wait_until_loaded()
+                await studio.workers[0].wait_until_loaded()
             await asyncio.gather(studio.chat_backend.refresh(), studio.vision.refresh())
             print_backends({name: status.model_dump() for name, status in studio.backends().items()})
             out.print("   Ctrl-C stops it.")
@@ -149,8 +155,8 @@ def generate(
 async def draw_here(settings: Settings, prompt: str, wishes: dict[str, Any]) -> tuple[bytes, str, tuple[str, ...]]:
     from pydantic import ValidationError
 
+    from illustrious.service import Asker, Drawn, Studio
     from illustrious.types import ImageRequest
-    from illustrious.types import Progress as Steps
 
     try:
         request = ImageRequest(prompt=prompt, **wishes)
@@ -160,18 +166,25 @@ async def draw_here(settings: Settings, prompt: str, wishes: dict[str, Any]) -> 
 
     columns = (TextColumn("Drawing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
-    async def draw(studio: Any) -> Any:
+    async def draw(studio: Studio) -> Drawn:
         with Progress(*columns, console=err, transient=True) as progress:
             task = progress.add_task("draw", total=request.steps)
 
-            def advance(step: Steps) -> None:
-                progress.update(task, completed=step.step, total=step.steps)
+            async def advance(job_id: str) -> None:
+                async for event in studio.runner.follow(job_id):
+                    if event.name == "step":
+                        progress.update(task, completed=event.data["step"], total=event.data["steps"])
 
-            return await studio.generate(request, "cli", advance)
+            following: list[asyncio.Task[None]] = []
+            drawn = await studio.generate(
+                request, Asker(owner="cli"), lambda job: following.append(asyncio.create_task(advance(job.id)))
+            )
+            for task_ in following:
+                task_.cancel()
+            return drawn
 
-    picture = await with_studio(settings, draw)
-    result = picture.result
-    return result.image, f"✅ Image generated successfully! Seed: {result.request.seed}", result.warnings
+    picture: Drawn = await with_studio(settings, draw)
+    return picture.image, f"✅ Image generated successfully! Seed: {picture.seed}", picture.warnings
 
 
 async def with_studio(settings: Settings, use: Callable[[Any], Awaitable[Any]]) -> Any:

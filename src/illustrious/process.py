@@ -21,13 +21,22 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
 from typing import IO, Any, Protocol
+
+import psutil
 
 from illustrious import system
 from illustrious.errors import EngineFailed
 
 Message = tuple[dict[str, Any], list[bytes]]
+
+HEARTBEAT = "heartbeat"
+"""The kind of message that a child sends by itself, every ``BEAT_EVERY`` seconds, whatever else it does."""
+
+BEAT_EVERY = 1.0
 
 CHILD_ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
@@ -84,6 +93,14 @@ class Server(Protocol):
     def run(self, inbox: MessageInbox) -> Iterator[Message]: ...
 
 
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a child takes: of main memory, and of its GPU."""
+
+    rss: int = 0
+    vram: int = 0
+
+
 class Child:
     """The parent's side: start the child, send to it, and read what it says until it ends.
 
@@ -97,10 +114,27 @@ class Child:
         self._environment = environment or {}
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
+        self._heard = time.monotonic()
+        self._memory = Memory()
 
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the child was last heard of."""
+        return time.monotonic() - self._heard
+
+    @property
+    def memory(self) -> Memory:
+        """What the child said it takes."""
+        return self._memory
+
+    def kill(self) -> None:
+        """End a child that must not go on, at once. What it was doing is lost; ``messages`` ends."""
+        if self._process is not None:
+            self._process.kill()
 
     def start(self) -> None:
         self._process = subprocess.Popen(
@@ -110,6 +144,7 @@ class Child:
             env={**os.environ, **CHILD_ENVIRONMENT, **self._environment},
             **system.apart(),
         )
+        self._heard = time.monotonic()
         self.send((self._options, []))
 
     def send(self, message: Message) -> None:
@@ -147,7 +182,11 @@ class Child:
 
         threading.Thread(target=read, name=f"read {self._target}", daemon=True).start()
         while (message := await incoming.get()) is not None:
-            yield message
+            self._heard = time.monotonic()
+            if message[0].get("kind") == HEARTBEAT:
+                self._memory = Memory(rss=message[0]["rss"], vram=message[0]["vram"])
+            else:
+                yield message
 
     def exit_code(self) -> int | None:
         """How the child ended, waiting a moment for it; ``None`` while it runs."""
@@ -199,10 +238,41 @@ def serve(target: str) -> None:
         os._exit(0)  # the parent is gone or wants us gone: no clean-up is owed, and none may hold us up
 
     threading.Thread(target=listen, name="inbox", daemon=True).start()
+    speaking = threading.Lock()
+
+    def say(message: Message) -> None:
+        with speaking:
+            write_message(outgoing, message)
+
+    threading.Thread(target=beat, args=(say,), name="heartbeat", daemon=True).start()
     module, _, factory = target.partition(":")
     server: Server = getattr(importlib.import_module(module), factory)(first[0])
     for message in server.run(inbox):
-        write_message(outgoing, message)
+        say(message)
+
+
+def beat(say: Callable[[Message], None]) -> None:
+    """Tell that this process lives, and what memory it takes, until nobody listens."""
+    this = psutil.Process()
+    with contextlib.suppress(OSError):
+        while True:
+            say(({"kind": HEARTBEAT, "rss": this.memory_info().rss, "vram": video_memory()}, []))
+            time.sleep(BEAT_EVERY)
+
+
+def resident(pid: int | None) -> int:
+    """Bytes of main memory a process takes; 0 where there is none."""
+    try:
+        return int(psutil.Process(pid).memory_info().rss) if pid is not None else 0
+    except psutil.Error:
+        return 0
+
+
+def video_memory() -> int:
+    """Bytes of the GPU that torch holds in this process; 0 where no torch is loaded or no GPU is used."""
+    torch = sys.modules.get("torch")
+    cuda = getattr(torch, "cuda", None)
+    return int(cuda.memory_reserved()) if cuda is not None and cuda.is_initialized() else 0
 
 
 if __name__ == "__main__":  # started with -P: the folder it is started in shadows no package

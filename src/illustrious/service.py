@@ -2,15 +2,32 @@
 
 import asyncio
 import contextlib
+import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
 
 from illustrious.chat import ChatBackend
 from illustrious.chat.sessions import Sessions, fit
-from illustrious.errors import InvalidRequest
-from illustrious.gallery.store import Gallery, SavedPicture
+from illustrious.drawing import KIND
+from illustrious.errors import (
+    Cancelled,
+    EngineFailed,
+    InvalidRequest,
+    StorageFailed,
+    StudioError,
+    Unavailable,
+)
+from illustrious.gallery.replay import Drawing, Report, compare
+from illustrious.gallery.replay import request as request_again
+from illustrious.gallery.store import Gallery
+from illustrious.images import Ready
 from illustrious.images.process import ImageWorker
+from illustrious.jobs import Job, Priority, Submission
+from illustrious.jobs.runner import Runner
 from illustrious.pictures import open_picture
+from illustrious.process import resident
 from illustrious.types import (
     SEED_LIMIT,
     Analysis,
@@ -20,9 +37,20 @@ from illustrious.types import (
     ChatRequest,
     ImageRequest,
     Noun,
-    Progress,
 )
 from illustrious.vision import Analyzer
+from illustrious.writer import Writer
+
+log = logging.getLogger(__name__)
+
+DAY = 86400.0
+
+FAILURES: dict[str, type[StudioError]] = {
+    "InvalidRequest": InvalidRequest,
+    "Unavailable": Unavailable,
+    "StorageFailed": StorageFailed,
+}
+"""What a failed job raises for whoever waits for it, by the kind of its error; anything else is the engine's."""
 
 DRAW_COMMAND = "#generate"
 DRAW_HELP = (
@@ -45,11 +73,54 @@ class Limits(Noun):
     image_bytes: int = 20_000_000
 
 
+class Asker(Noun):
+    """Who asks, and how. Owners share the queue evenly; an ``idempotency_key`` makes asking twice the same job, and
+    ``fingerprint`` tells what was sent with it. ``parent``: the job this one repeats."""
+
+    owner: str = "local"
+    priority: Priority = "interactive"
+    idempotency_key: str | None = None
+    fingerprint: str | None = None
+    parent: str | None = None
+
+
+class Drawn(Noun):
+    """A finished picture: the bytes of its file, where it is, and what it was drawn with."""
+
+    job_id: str
+    id: str
+    url: str
+    path: Path
+    image: bytes
+    seed: int
+    width: int
+    height: int
+    model: str
+    warnings: tuple[str, ...] = ()
+
+
 class Reply(Noun):
     """An answer in a conversation, with the picture when one was asked for."""
 
     text: str
-    picture: SavedPicture | None = None
+    picture: Drawn | None = None
+
+
+class WorkerProcess(Noun):
+    """A child process. Memory in bytes, ``vram`` that of its GPU."""
+
+    id: str
+    kind: Literal["image", "chat", "vision"]
+    pid: int | None
+    device: str | None
+    state: str
+    model: str | None
+    rss: int
+    vram: int = 0
+    restarts: int = 0
+
+
+OnJob = Callable[[Job], None]
 
 
 class Studio:
@@ -57,41 +128,61 @@ class Studio:
 
     def __init__(
         self,
-        images: ImageWorker,
+        workers: Sequence[ImageWorker],
+        runner: Runner,
+        writer: Writer,
         chat: ChatBackend,
         vision: Analyzer,
         sessions: Sessions,
         gallery: Gallery,
         system_prompt: str,
         limits: Limits,
+        trash_days: float = 30.0,
         refresh_every: float = 5.0,
     ) -> None:
-        self.images = images
+        self.workers = tuple(workers)
+        self.runner = runner
         self.chat_backend = chat
         self.vision = vision
         self.sessions = sessions
         self.gallery = gallery
-        self._system_prompt = system_prompt
         self.limits = limits
+        self._writer = writer
+        self._system_prompt = system_prompt
+        self._trash_days = trash_days
         self._refresh_every = refresh_every
-        self._refreshing: asyncio.Task[None] | None = None
+        self._tending: list[asyncio.Task[None]] = []
         self._chance = random.SystemRandom()
+        for worker in self.workers:
+            worker.on_change = runner.wake
 
     async def start(self, draw: bool = True) -> None:
-        """Begin to load. Returns at once; what cannot be loaded is told by ``backends``. Without ``draw`` the image
-        model waits for the first picture."""
+        """Begin to load, and go on with the jobs that were left. Returns at once; what cannot be loaded is told by
+        ``backends``. Without ``draw`` the image model waits for the first picture. Raises ``StorageFailed``."""
         if draw:
-            await self.images.start()
+            await self._load()
+        await self.runner.start()
         await asyncio.gather(self.chat_backend.start(), self.vision.start())
-        self._refreshing = asyncio.create_task(self._keep_looking())
+        self._tending = [asyncio.create_task(self._keep_looking())]
+        if draw:
+            self._tending.append(asyncio.create_task(self._tend_gallery()))
+
+    async def drain(self, within: float) -> None:
+        """Begin no more jobs; finish those under way in this time (seconds), or leave them for the next start."""
+        await self.runner.drain(within)
 
     async def close(self) -> None:
-        """End every child process."""
-        if self._refreshing:
-            self._refreshing.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._refreshing
-        await asyncio.gather(self.images.close(), self.chat_backend.close(), self.vision.close())
+        """End every child process. What was not ``drain``ed before is left for the next start."""
+        for task in self._tending:
+            task.cancel()
+        await asyncio.gather(*self._tending, return_exceptions=True)
+        await self.runner.drain(0)
+        workers = [worker.close() for worker in self.workers]
+        await asyncio.gather(*workers, self.chat_backend.close(), self.vision.close())
+        await self._writer.close()
+
+    async def _load(self) -> None:
+        await asyncio.gather(*(worker.start() for worker in self.workers))
 
     async def _keep_looking(self) -> None:
         """Notice backends that come up or go away, without asking them on every request."""
@@ -99,28 +190,160 @@ class Studio:
             await asyncio.gather(self.chat_backend.refresh(), self.vision.refresh())
             await asyncio.sleep(self._refresh_every)
 
+    async def _tend_gallery(self) -> None:
+        """Find what was copied in by hand; now and then put away what lay in the trash for long."""
+        while True:
+            try:
+                await self.gallery.scan()
+                await self.gallery.sweep_trash(self._trash_days * DAY)
+            except StudioError as error:  # the next round tries again
+                log.error("The gallery cannot be tended: %s", error)
+            await asyncio.sleep(DAY)
+
+    @property
+    def ready(self) -> Ready | None:
+        """What the image model runs on; ``None`` while it loads or when it cannot."""
+        return next((worker.ready for worker in self.workers if worker.ready), None)
+
     def backends(self) -> dict[str, BackendStatus]:
         """What serves images, chat and vision now: known, not asked, so it takes microseconds."""
-        return {"image": self.images.status(), "chat": self.chat_backend.status(), "vision": self.vision.status()}
+        statuses = [worker.status() for worker in self.workers]
+        image = next((status for status in statuses if status.available), statuses[0])
+        return {"image": image, "chat": self.chat_backend.status(), "vision": self.vision.status()}
 
-    async def generate(
-        self, request: ImageRequest, source: str, on_progress: Callable[[Progress], None] | None = None
-    ) -> SavedPicture:
-        """Draw one picture and save it. Raises ``Unavailable``, ``InvalidRequest``, ``EngineFailed``,
-        ``StorageFailed``."""
+    def processes(self) -> list[WorkerProcess]:
+        """The child processes, and those that could be."""
+        image = [
+            WorkerProcess(
+                id=worker.name,
+                kind="image",
+                pid=worker.pid,
+                device=worker.ready.device if worker.ready else None,
+                state=worker.state,
+                model=worker.ready.model if worker.ready else None,
+                rss=worker.memory.rss,
+                vram=worker.memory.vram,
+                restarts=worker.deaths,
+            )
+            for worker in self.workers
+        ]
+        other: list[tuple[Literal["chat", "vision"], BackendStatus]] = [
+            ("chat", self.chat_backend.status()),
+            ("vision", self.vision.status()),
+        ]
+        return [
+            *image,
+            *(
+                WorkerProcess(
+                    id=status.name,
+                    kind=kind,
+                    pid=status.pid,
+                    device=status.device,
+                    state="loading" if status.loading else "idle" if status.available else "unavailable",
+                    model=status.model,
+                    rss=resident(status.pid),
+                )
+                for kind, status in other
+            ),
+        ]
+
+    # --- pictures ----------------------------------------------------------------------------------------------
+
+    async def submit(self, request: ImageRequest, asker: Asker) -> tuple[Job, bool]:
+        """A durable job for the picture, its seed drawn, and whether it is new.
+
+        Raises ``InvalidRequest``, ``QueueFull``, ``StorageFailed``; ``Unavailable`` when no worker will ever draw it.
+        """
         if (request.width or 8) * (request.height or 8) > self.limits.pixels:
             raise InvalidRequest(
                 f"{request.width or '…'}×{request.height or '…'} is more than the {self.limits.pixels} pixels allowed; "
                 "ask for a smaller picture.",
                 field="width",
             )
+        await self._load()
+        if all(worker.state == "unavailable" for worker in self.workers):
+            raise Unavailable(self.backends()["image"].reason or "No image model can be loaded.")
         if request.seed < 0:
             request = request.model_copy(update={"seed": self._chance.randrange(min(2**32, SEED_LIMIT))})
-        await self.images.start()
-        result = await self.images.draw(request, on_progress)
-        return await self.gallery.save(result, source)
+        submission = Submission(kind=KIND, request=request.model_dump(mode="json"), **asker.model_dump())
+        return await self.runner.submit(submission)
 
-    async def chat(self, session_id: str, message: str, temperature: float, max_tokens: int) -> Reply:
+    async def generate(self, request: ImageRequest, asker: Asker, on_job: OnJob = lambda job: None) -> Drawn:
+        """Submit, and wait for the picture. ``on_job`` hears of the job as soon as it is durable. Who stops waiting
+        does not stop the job.
+
+        Raises what ``submit`` raises, and ``EngineFailed`` or ``Cancelled`` as the job ended.
+        """
+        job, _ = await self.submit(request, asker)
+        on_job(job)
+        return await self.drawn(await self._over(job))
+
+    async def drawn(self, job: Job) -> Drawn:
+        """The picture of a job that is over. Raises what became of the job instead; ``NotFound`` if the file is gone."""
+        if job.state == "failed" and job.error is not None:
+            raise FAILURES.get(job.error.kind, EngineFailed)(job.error.message)
+        if job.state != "succeeded" or job.result is None:
+            raise Cancelled("The picture was cancelled. Submit it again if it is still wanted.")
+        (image,) = job.result["images"]
+        path = await self.gallery.file(image["id"])
+        data = await asyncio.to_thread(path.read_bytes)
+        return Drawn(job_id=job.id, path=path, image=data, warnings=job.warnings, **image)
+
+    async def _over(self, job: Job) -> Job:
+        """The job once it is over. One that no worker will ever draw is withdrawn, so that it is not drawn for nobody
+        after the next start."""
+        over = asyncio.ensure_future(self.runner.wait(job.id))
+        hopeless = asyncio.gather(*(worker.wait_until_hopeless() for worker in self.workers))
+        try:
+            either: set[asyncio.Future[Any]] = {over, hopeless}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if over.done():
+                return over.result()
+            await self.runner.cancel(job.id)
+            raise Unavailable(hopeless.result()[0])
+        finally:
+            over.cancel()
+            hopeless.cancel()
+
+    async def cancel(self, job_id: str) -> Job:
+        """Withdraw a job: one that runs stops at its next step. Raises ``NotFound``, ``StorageFailed``."""
+        return await self.runner.cancel(job_id)
+
+    async def resubmit(self, job_id: str, asker: Asker) -> Job:
+        """The same request once more, as a new job. Raises ``NotFound``, ``QueueFull``, ``StorageFailed``."""
+        old = await self.runner.store.get(job_id)
+        request = ImageRequest.model_validate(old.request)
+        job, _ = await self.submit(request, asker.model_copy(update={"parent": old.id}))
+        return job
+
+    async def replay(self, image_id: str, asker: Asker) -> Report:
+        """Draw a picture of the gallery again, and say whether it is the same, and if not what differs.
+
+        Raises ``NotFound``, ``InvalidRequest`` when its file does not say enough, and what ``generate`` raises.
+        """
+        before = await self._as_drawn(image_id)
+        picture = await self.gallery.get(image_id)
+        drawn = await self.generate(request_again(picture), asker.model_copy(update={"parent": picture.job}))
+        return compare(before, await self._as_drawn(drawn.id))
+
+    async def _as_drawn(self, image_id: str) -> Drawing:
+        picture, path = await self.gallery.open(image_id)
+        image = await asyncio.to_thread(path.read_bytes)
+        return Drawing(
+            image=image, pixels=picture.pixels, parameters=picture.parameters, environment=picture.environment
+        )
+
+    # --- words -------------------------------------------------------------------------------------------------
+
+    async def chat(
+        self,
+        session_id: str,
+        message: str,
+        temperature: float,
+        max_tokens: int,
+        asker: Asker | None = None,
+        on_job: OnJob = lambda job: None,
+    ) -> Reply:
         """Answer within the session, remembering both sides. ``#generate …`` draws.
 
         Raises ``Unavailable``, ``EngineFailed``, ``InvalidRequest``, ``StorageFailed``; after an error the session
@@ -131,18 +354,18 @@ class Studio:
         async with self.sessions.turn(session_id):
             prompt = drawing_prompt(message)
             if prompt is not None:
-                reply = await self._draw_in_chat(prompt)
+                reply = await self._draw_in_chat(prompt, asker or Asker(), on_job)
             else:
                 reply = Reply(text=await self._answer(session_id, message, temperature, max_tokens))
             turn = [ChatMessage(role="user", content=message), ChatMessage(role="assistant", content=reply.text)]
             await self.sessions.append(session_id, turn)
             return reply
 
-    async def _draw_in_chat(self, prompt: str) -> Reply:
+    async def _draw_in_chat(self, prompt: str, asker: Asker, on_job: OnJob) -> Reply:
         if not prompt:
             return Reply(text=DRAW_HELP)
-        picture = await self.generate(ImageRequest(prompt=prompt), source="chat")
-        text = f"🎨 Here is “{prompt}”. Seed: {picture.result.request.seed}"
+        picture = await self.generate(ImageRequest(prompt=prompt), asker, on_job)
+        text = f"🎨 Here is “{prompt}”. Seed: {picture.seed}"
         return Reply(text=text, picture=picture)
 
     async def _answer(self, session_id: str, message: str, temperature: float, max_tokens: int) -> str:

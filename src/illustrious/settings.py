@@ -45,7 +45,9 @@ class Settings(BaseSettings):
         description="Image model: a `.safetensors` checkpoint or a diffusers folder, as a path or a name in "
         "`models/checkpoints`. Unset: the first one found there, else the starter model.",
     )
-    device: str | None = Field(None, description="`cuda`, `cuda:1`, `mps`, `cpu`, … Unset: the best one found.")
+    devices: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="`cuda:0,cuda:1`, `mps`, `cpu`, …: one image worker on each. Unset: one, on the best found."
+    )
     threads: int | None = Field(None, ge=1, description="Processor threads per model. Unset: the library's choice.")
     chat_model: str | None = Field(
         None, description="An Ollama model's name, or the path of a GGUF file. Unset: the first that can chat."
@@ -75,9 +77,13 @@ class Settings(BaseSettings):
     max_pixels: int = Field(2048 * 2048, ge=64 * 64, description="Largest picture to draw or to look at, in pixels.")
     max_image_mb: int = Field(20, ge=1, le=200, description="Largest picture to be sent in, in MB.")
     allow_download: bool = Field(False, description="Let model libraries fetch files by themselves.")
+    queue_limit: int = Field(1000, ge=1, description="Jobs that may wait; more are refused with 429.")
+    shutdown_seconds: float = Field(10.0, ge=0, description="How long jobs may go on when the studio is stopped.")
+    key_hours: float = Field(48.0, ge=24, description="How long an `Idempotency-Key` is remembered.")
+    trash_days: float = Field(30.0, ge=0, description="How long deleted pictures lie in the trash.")
     fake: bool = Field(False, description="Fake models that answer at once, for tests and work on a user interface.")
 
-    @field_validator("allowed_hosts", "cors_origins", mode="before")
+    @field_validator("allowed_hosts", "cors_origins", "devices", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):

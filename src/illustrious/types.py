@@ -105,3 +105,4 @@ class BackendStatus(Noun):
     reason: str | None = None
     context_length: int | None = None
     vision: bool = False
+    pid: int | None = None

@@ -1,4 +1,4 @@
-"""An engine in a child process: the same pictures as in this one, whatever becomes of the child."""
+"""An engine in a child process: the same pictures as in this one, and no end of the child goes unnoticed."""
 
 import asyncio
 import os
@@ -8,13 +8,15 @@ from collections.abc import AsyncIterator
 import psutil
 import pytest
 
-from illustrious.errors import EngineFailed
-from illustrious.images import EngineOptions
+from illustrious.errors import Unavailable, WorkerDied
+from illustrious.images import Done, EngineOptions, Step
 from illustrious.images.fake import draw
-from illustrious.images.process import ATTEMPTS, ImageWorker
-from illustrious.types import ImageRequest, Progress
+from illustrious.images.process import ImageWorker, decode, encode
+from illustrious.types import ImageRequest
 
 REQUEST = ImageRequest(prompt="a red apple", steps=5, seed=3)
+LONG = REQUEST.model_copy(update={"steps": 150, "width": 2048, "height": 2048})
+"""So many events and so large a picture that its child cannot be through before a signal reaches it."""
 
 
 @pytest.fixture
@@ -26,48 +28,82 @@ async def worker() -> AsyncIterator[ImageWorker]:
 
 
 async def test_a_request_waits_for_the_model_and_the_picture_is_the_engines_own(worker: ImageWorker) -> None:
-    assert worker.status().loading
-    seen: list[Progress] = []
+    assert (worker.state, worker.capacity) == ("loading", 0)
+    seen: list[Step] = []
     result = await worker.draw(REQUEST, seen.append)
     assert result == draw(REQUEST)
-    assert [progress.step for progress in seen] == [1, 2, 3, 4, 5]
-    assert worker.status().available
+    assert [step.step for step in seen] == [1, 2, 3, 4, 5]
+    assert (worker.state, worker.capacity) == ("idle", 1)
 
 
-def kill(worker: ImageWorker) -> None:
+def test_pictures_and_previews_cross_as_bytes() -> None:
+    for event in (Done(job_id="1", results=(draw(REQUEST),)), Step(job_id="1", step=1, steps=2, preview=b"\xff\x00")):
+        body, blobs = encode(event)
+        assert decode((body, blobs)) == event
+        assert "image" not in str(body) and len(blobs) == 1
+
+
+def send(worker: ImageWorker, what: signal.Signals) -> None:
     assert worker.pid is not None
-    os.kill(worker.pid, signal.SIGKILL)
+    os.kill(worker.pid, what)
 
 
-async def test_whoever_waits_gets_the_same_picture_although_the_worker_is_killed_in_mid_picture(
-    worker: ImageWorker,
-) -> None:
-    kills = 0
+async def test_all_who_wait_hear_of_the_death_and_the_next_picture_is_drawn(worker: ImageWorker) -> None:
+    await worker.wait_until_loaded()
+    first = worker.pid
 
-    def kill_once(progress: Progress) -> None:
-        nonlocal kills
-        if not kills:
-            kills += 1
-            kill(worker)
+    def kill(step: Step) -> None:
+        if worker.pid == first:
+            send(worker, signal.SIGKILL)
 
-    results = await asyncio.gather(*(worker.draw(REQUEST, kill_once) for _ in range(3)))
-    assert kills == 1
-    assert all(result == draw(REQUEST) for result in results)
-
-
-async def test_a_picture_whose_worker_always_dies_is_given_up_and_the_next_is_drawn(worker: ImageWorker) -> None:
-    deaths: set[int | None] = set()
-
-    def kill_this_worker(progress: Progress) -> None:
-        if worker.pid not in deaths:
-            deaths.add(worker.pid)
-            kill(worker)
-
-    # Many steps, so that the child cannot be through before the signal reaches it.
-    with pytest.raises(EngineFailed, match="smaller size"):
-        await worker.draw(REQUEST.model_copy(update={"steps": 150, "width": 2048, "height": 2048}), kill_this_worker)
-    assert len(deaths) == ATTEMPTS
+    ends = await asyncio.gather(*(worker.draw(LONG, kill) for _ in range(3)), return_exceptions=True)
+    assert [type(end) for end in ends] == [WorkerDied] * 3
     assert await worker.draw(REQUEST) == draw(REQUEST)
+    assert worker.deaths == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGSTOP")
+@pytest.mark.parametrize("limits", [{"silence": 1.5}, {"stuck_step": 0.5}], ids=["silent", "stuck"])
+async def test_a_child_that_hangs_is_killed(limits: dict[str, float]) -> None:
+    worker = ImageWorker("fake", EngineOptions(), backoff=0.01, **limits)
+    await worker.start()
+    try:
+        with pytest.raises(WorkerDied):
+            await worker.draw(LONG, lambda step: send(worker, signal.SIGSTOP))
+        assert await worker.draw(REQUEST) == draw(REQUEST)
+    finally:
+        await worker.close()
+
+
+async def test_it_tells_the_memory_its_child_takes(worker: ImageWorker) -> None:
+    await worker.wait_until_loaded()
+    async with asyncio.timeout(10):
+        while not worker.memory.rss:  # noqa: ASYNC110 - a heartbeat is no event
+            await asyncio.sleep(0.01)
+    assert worker.pid is not None
+    assert worker.memory.rss == pytest.approx(psutil.Process(worker.pid).memory_info().rss, rel=0.5)
+
+
+async def test_cancelling_the_wait_cancels_the_picture(worker: ImageWorker) -> None:
+    begun = asyncio.Event()
+    drawing = asyncio.create_task(worker.draw(LONG, lambda step: begun.set()))
+    await begun.wait()
+    drawing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await drawing
+    assert await worker.draw(REQUEST) == draw(REQUEST)
+
+
+async def test_an_engine_that_cannot_load_says_why_for_good() -> None:
+    worker = ImageWorker("sdxl", EngineOptions(model="/no/such/model.safetensors"))
+    await worker.start()
+    try:
+        with pytest.raises(Unavailable, match=r"/no/such/model\.safetensors"):
+            await worker.draw(REQUEST)
+        assert worker.state == "unavailable"
+        assert "/no/such/model.safetensors" in await worker.wait_until_hopeless()
+    finally:
+        await worker.close()
 
 
 async def test_closing_leaves_no_process(worker: ImageWorker) -> None:

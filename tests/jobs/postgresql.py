@@ -1,6 +1,5 @@
 """A PostgreSQL server of one's own, from the system's packages, on a socket in a temporary folder."""
 
-import glob
 import os
 import shutil
 import signal
@@ -17,7 +16,7 @@ def binaries() -> Path | None:
     """The folder of ``initdb`` and ``postgres``; Debian keeps them off the PATH."""
     found = shutil.which("initdb")
     places = [Path(found).parent] if found else []
-    places += sorted((Path(path) for path in glob.glob("/usr/lib/postgresql/*/bin")), reverse=True)
+    places += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     return next((place for place in places if (place / "initdb").exists() and (place / "postgres").exists()), None)
 
 

@@ -354,9 +354,20 @@ async def test_a_job_that_ends_elsewhere_is_noticed(store: JobStore) -> None:
 
 
 async def test_a_finished_picture_outlives_a_locked_database(
-    sqlite_store: JobStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    sqlite_store: JobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage = Stage()
+    refused = asyncio.Event()
+    finish = sqlite_store.finish
+
+    async def noted(job: Job, result: dict[str, Any], warnings: tuple[str, ...] = ()) -> Job | None:
+        try:
+            return await finish(job, result, warnings)
+        except StorageFailed:
+            refused.set()
+            raise
+
+    monkeypatch.setattr(sqlite_store, "finish", noted)
     async with running(sqlite_store, stage) as runner:
         job = await submit(runner)
         await stage.until(1)
@@ -364,8 +375,7 @@ async def test_a_finished_picture_outlives_a_locked_database(
             with pytest.raises(StorageFailed, match="try again"):
                 await submit(runner)
             stage.end(job, Outcome(result={"drawn": "once"}))
-            while "not written yet" not in caplog.text:
-                await asyncio.sleep(0.01)
+            await refused.wait()
         assert (await runner.wait(job)).result == {"drawn": "once"}
         assert len(stage.begun) == 1
 

@@ -18,7 +18,8 @@ APPLE = Submission(kind="image", request={"prompt": "an apple \x00 ☃", "seed":
 
 
 async def submit(store: JobStore, owner: str, **more: object) -> Job:
-    job, is_new = await store.submit(Submission.model_validate({"kind": "image", "request": {}, "owner": owner, **more}))
+    submission = Submission.model_validate({"kind": "image", "request": {}, "owner": owner, **more})
+    job, is_new = await store.submit(submission)
     assert is_new
     return job
 
@@ -131,7 +132,8 @@ async def test_what_was_sent_is_compared_not_what_was_made_of_it(store: JobStore
 
 
 async def test_the_same_key_many_times_at_once_gives_one_job(store: JobStore) -> None:
-    answers = await asyncio.gather(*(store.submit(APPLE.model_copy(update={"idempotency_key": "k"})) for _ in range(50)))
+    keyed = APPLE.model_copy(update={"idempotency_key": "k"})
+    answers = await asyncio.gather(*(store.submit(keyed) for _ in range(50)))
     assert len({job.id for job, _ in answers}) == 1
     assert [is_new for _, is_new in answers].count(True) == 1
 

@@ -4,7 +4,9 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from illustrious.service import Studio
+from illustrious.api.auth import key_digest, sent_key
+from illustrious.errors import InvalidRequest
+from illustrious.service import Asker, Studio
 
 
 def studio_of(request: Request) -> Studio:
@@ -12,4 +14,15 @@ def studio_of(request: Request) -> Studio:
     return studio
 
 
+def asker_of(request: Request) -> Asker:
+    """Who asks: by API key where one is sent, else by address. Also their ``Idempotency-Key``."""
+    key = sent_key(request.headers)
+    owner = f"key {key_digest(key)[:16]}" if key else request.client.host if request.client else "local"
+    idempotency_key = request.headers.get("idempotency-key")
+    if idempotency_key is not None and not 0 < len(idempotency_key) <= 255:
+        raise InvalidRequest("An Idempotency-Key has 1 to 255 characters.", field="Idempotency-Key")
+    return Asker(owner=owner, idempotency_key=idempotency_key)
+
+
+TheAsker = Annotated[Asker, Depends(asker_of)]
 TheStudio = Annotated[Studio, Depends(studio_of)]

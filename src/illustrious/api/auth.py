@@ -21,7 +21,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from illustrious.errors import CannotStart
 from illustrious.system import owner_only
 
-
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -61,6 +60,12 @@ def stored_key(file: Path) -> tuple[str, str | None]:
     except (OSError, UnicodeDecodeError) as error:
         raise CannotStart(unusable.format(error)) from error
     return key_digest(key), key
+
+
+def sent_key(headers: Headers) -> str:
+    """The key of a request, as ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``; empty when none was sent."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
 
 
 async def refuse(scope: Scope, receive: Receive, send: Send, status: int, text: str, **headers: str) -> None:
@@ -130,10 +135,7 @@ class KeyGuard:
         if scope["type"] not in ("http", "websocket") or scope["path"].startswith("/health/"):
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        key = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        if hmac.compare_digest(key_digest(key), self._digest):
+        if hmac.compare_digest(key_digest(sent_key(Headers(scope=scope))), self._digest):
             await self._app(scope, receive, send)
             return
         text = "This server asks for its API key: send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`."

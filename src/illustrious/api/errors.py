@@ -1,6 +1,7 @@
 """The error tree as HTTP. Bodies have FastAPI's shape, never echo what was sent, and never show a stack trace."""
 
 import logging
+import math
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -13,6 +14,7 @@ from illustrious.errors import (
     EngineFailed,
     InvalidRequest,
     NotFound,
+    QueueFull,
     StorageFailed,
     StudioError,
     TooLarge,
@@ -29,19 +31,29 @@ STATUS: dict[type[StudioError], int] = {
     Cancelled: 409,
     EngineFailed: 500,
     StorageFailed: 500,
+    QueueFull: 429,
 }
+
+
+HEADERS = {"Idempotency-Key", "Last-Event-ID"}
 
 
 def detail(error: StudioError) -> object:
     if isinstance(error, InvalidRequest):
-        location = ["body", error.field] if error.field else ["body"]
+        where = "header" if error.field in HEADERS else "body"
+        location = [where, error.field] if error.field else [where]
         return [{"type": "value_error", "loc": location, "msg": str(error)}]
     return str(error)
 
 
 async def studio_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, StudioError)
-    return JSONResponse({"detail": detail(error)}, STATUS.get(type(error), 500))
+    headers: dict[str, str] = {}
+    if isinstance(error, QueueFull):
+        headers["Retry-After"] = str(math.ceil(error.retry_after))
+    if job_id := getattr(request.state, "job_id", None):
+        headers["X-Job-Id"] = job_id
+    return JSONResponse({"detail": detail(error)}, STATUS.get(type(error), 500), headers=headers)
 
 
 async def validation_error(request: Request, error: Exception) -> JSONResponse:

@@ -2,17 +2,20 @@
 
 import asyncio
 import base64
-from typing import Annotated
+import hashlib
+import json
+from collections.abc import Coroutine
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Header, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from illustrious import __version__
-from illustrious.api import TheStudio
-from illustrious.errors import EngineFailed, InvalidRequest, StorageFailed, Unavailable
-from illustrious.gallery.store import SavedPicture
+from illustrious.api import TheAsker, TheStudio
+from illustrious.errors import Cancelled, EngineFailed, InvalidRequest, StorageFailed, Unavailable
+from illustrious.jobs import Job
 from illustrious.pictures import decode_base64
-from illustrious.service import drawing_prompt
+from illustrious.service import Drawn, Studio, drawing_prompt
 from illustrious.types import SEED_LIMIT, AnalysisRequest, BackendStatus, ImageRequest, Text, writable
 
 router = APIRouter(tags=["studio"])
@@ -108,7 +111,7 @@ class AnalyzeAnswer(BaseModel):
 @router.get("/status")
 async def status(studio: TheStudio) -> Status:
     backends = studio.backends()
-    ready = studio.images.ready
+    ready = studio.ready
     return Status(
         models=Models(
             sdxl=backends["image"].available,
@@ -122,46 +125,97 @@ async def status(studio: TheStudio) -> Status:
 
 
 @router.post("/generate-image")
-async def generate_image(body: GenerateImageBody, studio: TheStudio) -> GenerateImageAnswer:
-    request = ImageRequest(**body.model_dump(include=set(ImageRequest.model_fields)))
+async def generate_image(
+    body: GenerateImageBody,
+    request: Request,
+    response: Response,
+    asker: TheAsker,
+    studio: TheStudio,
+    x_cancel_on_disconnect: Annotated[bool, Header(description="Stop drawing when the caller hangs up.")] = False,
+) -> GenerateImageAnswer:
+    asker = asker.model_copy(update={"fingerprint": fingerprint(body)})
+    drawing = studio.generate(image_request(body), asker, lambda job: tell(job, request, response))
     try:
-        picture = await studio.generate(request, source="api")
+        if x_cancel_on_disconnect:
+            picture = await unless_gone(request, studio, drawing)
+        else:
+            picture = await drawing
     except Unavailable as error:
         raise Unavailable(f"{NO_IMAGE_MODEL} {error}") from error
-    except (EngineFailed, StorageFailed) as error:
+    except (EngineFailed, StorageFailed, Cancelled) as error:
         raise EngineFailed(f"{GENERATION_FAILED} {error}") from error
-    result = picture.result
-    assert result.request.width is not None and result.request.height is not None  # "as finally used"
     return GenerateImageAnswer(
         image_base64=await in_base64(picture),
-        message=f"✅ Image generated successfully! Seed: {result.request.seed}",
-        seed=result.request.seed,
-        width=result.request.width,
-        height=result.request.height,
-        model=result.model,
+        message=f"✅ Image generated successfully! Seed: {picture.seed}",
+        seed=picture.seed,
+        width=picture.width,
+        height=picture.height,
+        model=picture.model,
         image_id=picture.id,
         image_url=picture.url,
-        warnings=[*body.unknown_fields(), *result.warnings],
+        warnings=[*body.unknown_fields(), *picture.warnings],
     )
 
 
+def image_request(body: GenerateImageBody) -> ImageRequest:
+    return ImageRequest(**body.model_dump(include=set(ImageRequest.model_fields)))
+
+
+def fingerprint(body: GenerateImageBody) -> str:
+    """What was sent, before a seed was drawn for it: tells two bodies under one ``Idempotency-Key`` apart."""
+    return hashlib.sha256(json.dumps(body.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+def tell(job: Job, request: Request, response: Response) -> None:
+    """The job's id goes into the answer, also when that is an error."""
+    request.state.job_id = response.headers["X-Job-Id"] = job.id
+
+
+async def unless_gone(request: Request, studio: Studio, drawing: Coroutine[Any, Any, Drawn]) -> Drawn:
+    """The picture; or, once the caller has hung up, the end of its job."""
+    waiting = asyncio.ensure_future(drawing)
+    gone = asyncio.ensure_future(until_gone(request))
+    try:
+        await asyncio.wait({waiting, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.done() and (job_id := getattr(request.state, "job_id", None)):
+            await studio.cancel(job_id)
+        return await waiting
+    finally:
+        gone.cancel()
+        waiting.cancel()
+
+
+async def until_gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
 @router.post("/chat", response_model_exclude_none=True)
-async def chat(body: ChatBody, studio: TheStudio) -> ChatAnswer:
+async def chat(
+    body: ChatBody, request: Request, response: Response, asker: TheAsker, studio: TheStudio
+) -> ChatAnswer:
     unavailable, failed = (
         (NO_IMAGE_MODEL, GENERATION_FAILED) if drawing_prompt(body.message) else (NO_CHAT_MODEL, CHAT_FAILED)
     )
     try:
-        reply = await studio.chat(body.session_id, body.message, body.temperature, body.max_tokens)
+        reply = await studio.chat(
+            body.session_id,
+            body.message,
+            body.temperature,
+            body.max_tokens,
+            asker,
+            lambda job: tell(job, request, response),
+        )
     except Unavailable as error:
         raise Unavailable(f"{unavailable} {error}") from error
-    except (EngineFailed, StorageFailed) as error:
+    except (EngineFailed, StorageFailed, Cancelled) as error:
         raise EngineFailed(f"{failed} {error}") from error
     return ChatAnswer(
         response=reply.text,
         session_id=body.session_id,
         image_base64=await in_base64(reply.picture) if reply.picture else None,
         image_url=reply.picture.url if reply.picture else None,
-        warnings=[*body.unknown_fields(), *(reply.picture.result.warnings if reply.picture else ())],
+        warnings=[*body.unknown_fields(), *(reply.picture.warnings if reply.picture else ())],
     )
 
 
@@ -179,6 +233,6 @@ async def analyze_image(body: AnalyzeBody, studio: TheStudio) -> AnalyzeAnswer:
     return AnalyzeAnswer(analysis=analysis.text, model=analysis.model, warnings=body.unknown_fields())
 
 
-async def in_base64(picture: SavedPicture) -> str:
-    encoded = await asyncio.to_thread(base64.b64encode, picture.result.image)
+async def in_base64(picture: Drawn) -> str:
+    encoded = await asyncio.to_thread(base64.b64encode, picture.image)
     return encoded.decode("ascii")

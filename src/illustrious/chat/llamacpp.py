@@ -187,6 +187,7 @@ class LlamaCppChat:
             note=STARTER_NOTE if model and model.is_starter else None,
             reason=self._reason,
             context_length=model.context_length if model else None,
+            pid=self.pid,
         )
 
     async def refresh(self) -> None:

@@ -8,6 +8,8 @@ and the raw bytes of pictures.
 from collections.abc import Iterator
 from typing import Literal, Protocol
 
+from pydantic import Field
+
 from illustrious.types import ImageRequest, ImageResult, Noun
 
 
@@ -45,7 +47,8 @@ class Loading(Noun):
 class Ready(Noun):
     """The model is in memory. ``width``/``height`` are its native size in pixels.
 
-    ``note`` is what its user should know about the model, in plain words.
+    ``note`` is what its user should know about the model, in plain words; ``versions`` those of the libraries that
+    decide what a pixel is.
     """
 
     kind: Literal["ready"] = "ready"
@@ -58,6 +61,7 @@ class Ready(Noun):
     width: int
     height: int
     note: str | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
 
 
 class Unloadable(Noun):
@@ -68,12 +72,13 @@ class Unloadable(Noun):
 
 
 class Step(Noun):
-    """Step ``step`` of ``steps`` is done."""
+    """Step ``step`` of ``steps`` is done. ``preview``: what it looks like so far, a small WebP file, now and then."""
 
     kind: Literal["step"] = "step"
     job_id: str
     step: int
     steps: int
+    preview: bytes | None = None
 
 
 class Done(Noun):

@@ -1,19 +1,20 @@
 """An image engine in a supervised child process.
 
 The child runs the engine's generator; the parent admits pictures, follows their events and starts a new child when
-one dies. A picture that was under way when the child died is admitted again, so whoever waits for it still gets it,
-and because a request determines its picture, gets the same one.
+one dies. Whoever waits for a picture under way then hears ``WorkerDied``: trying again is for the owner of the job,
+who knows how often that was done.
 """
 
 import asyncio
 import contextlib
 import itertools
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from illustrious.errors import Cancelled, EngineFailed, InvalidRequest, StudioError, Unavailable
+from illustrious.errors import Cancelled, EngineFailed, InvalidRequest, StudioError, Unavailable, WorkerDied
 from illustrious.images import (
     Admit,
     Cancel,
@@ -27,26 +28,37 @@ from illustrious.images import (
     Step,
     Unloadable,
 )
-from illustrious.process import Child, Message, MessageInbox
+from illustrious.process import Child, Memory, Message, MessageInbox
 from illustrious.registry import find
-from illustrious.types import BackendStatus, ImageRequest, ImageResult, Progress
-
-ATTEMPTS = 3
-"""A picture whose worker died this often is given up."""
+from illustrious.types import BackendStatus, ImageRequest, ImageResult
 
 RESTARTS_BEFORE_READY = 3
 """An engine that dies this often in a row before it is ready is given up: its model cannot be loaded here."""
+
+SILENCE = 60.0
+"""Seconds without a heartbeat after which a child is taken for hung, and killed."""
+
+STUCK_STEP = 900.0
+"""Seconds one step may take: the slowest processor draws a full-size picture's step in a few minutes."""
+
+State = Literal["stopped", "loading", "idle", "drawing", "restarting", "unavailable"]
+
+OnStep = Callable[[Step], None]
 
 _commands: TypeAdapter[Command] = TypeAdapter(Command)
 _events: TypeAdapter[Event] = TypeAdapter(Event)
 
 
 def encode(event: Event) -> Message:
-    """JSON for everything but the pictures, which travel as bytes beside it."""
-    if not isinstance(event, Done):
-        return event.model_dump(mode="json"), []
-    body = event.model_dump(mode="json", exclude={"results": {"__all__": {"image"}}})
-    return body, [result.image for result in event.results]
+    """JSON for everything but pictures, which travel as bytes beside it."""
+    match event:
+        case Done():
+            body = event.model_dump(mode="json", exclude={"results": {"__all__": {"image"}}})
+            return body, [result.image for result in event.results]
+        case Step(preview=preview) if preview is not None:
+            return event.model_dump(mode="json", exclude={"preview"}), [preview]
+        case _:
+            return event.model_dump(mode="json"), []
 
 
 def decode(message: Message) -> Event:
@@ -54,6 +66,8 @@ def decode(message: Message) -> Event:
     if body["kind"] == "done":
         results = [{**result, "image": blob} for result, blob in zip(body["results"], blobs, strict=True)]
         body = {**body, "results": results}
+    elif body["kind"] == "step" and blobs:
+        body = {**body, "preview": blobs[0]}
     return _events.validate_python(body)
 
 
@@ -78,12 +92,10 @@ class EngineServer:
 
 
 class _Picture:
-    """One picture under way: whoever waits, and how often it was tried."""
+    """One picture under way in the child, and whoever waits for it."""
 
-    def __init__(self, admit: Admit, on_progress: Callable[[Progress], None] | None) -> None:
-        self.admit = admit
-        self.on_progress = on_progress
-        self.attempts = 0
+    def __init__(self, on_step: OnStep | None) -> None:
+        self.on_step = on_step
         self.result: asyncio.Future[ImageResult] = asyncio.get_running_loop().create_future()
 
     def fail(self, error: StudioError) -> None:
@@ -92,27 +104,48 @@ class _Picture:
 
 
 class ImageWorker:
-    """The parent's side. Start it, ask it for pictures, close it; all on one event loop."""
+    """The parent's side. Start it, ask it for pictures, close it; all on one event loop.
+
+    ``on_change`` is called whenever it may have room that it had not before.
+    """
 
     def __init__(
-        self, engine: str, options: EngineOptions, environment: dict[str, str] | None = None, backoff: float = 0.5
+        self,
+        engine: str,
+        options: EngineOptions,
+        name: str = "image-0",
+        environment: dict[str, str] | None = None,
+        backoff: float = 0.5,
+        silence: float = SILENCE,
+        stuck_step: float = STUCK_STEP,
     ) -> None:
         self.engine = engine
+        self.name = name
+        self.deaths = 0
+        self.on_change: Callable[[], None] = lambda: None
         self._options = options
         self._environment = environment
         self._backoff = backoff
+        self._silence = silence
+        self._stuck_step = stuck_step
         self._child: Child | None = None
         self._ready: Ready | None = None
         self._loading = 0.0
         self._reason: str | None = None
         self._settled = asyncio.Event()
+        self._hopeless = asyncio.Event()
         self._pictures: dict[str, _Picture] = {}
         self._numbers = itertools.count(1)
         self._task: asyncio.Task[None] | None = None
+        self._last_progress = 0.0
 
     @property
     def pid(self) -> int | None:
         return self._child.pid if self._child else None
+
+    @property
+    def memory(self) -> Memory:
+        return self._child.memory if self._child else Memory()
 
     @property
     def ready(self) -> Ready | None:
@@ -123,12 +156,27 @@ class ImageWorker:
     def loading_progress(self) -> float:
         return self._loading
 
+    @property
+    def capacity(self) -> int:
+        """How many pictures it draws at a time now; 0 while the model is not there."""
+        return self._ready.capacity if self._ready else 0
+
+    @property
+    def state(self) -> State:
+        if self._reason is not None:
+            return "unavailable"
+        if self._task is None:
+            return "stopped"
+        if self._ready is None:
+            return "restarting" if self.deaths else "loading"
+        return "drawing" if self._pictures else "idle"
+
     def status(self) -> BackendStatus:
         ready = self._ready
         return BackendStatus(
             name=self.engine,
             available=ready is not None,
-            loading=ready is None and self._reason is None and self._task is not None,
+            loading=self.state in ("loading", "restarting"),
             model=ready.model if ready else None,
             device=ready.device if ready else None,
             note=ready.note if ready else None,
@@ -138,7 +186,7 @@ class ImageWorker:
     async def start(self) -> None:
         """Begin to load, unless that was done before. Returns at once."""
         if self._task is None and self._reason is None:
-            self._task = asyncio.create_task(self._supervise(), name="image worker")
+            self._task = asyncio.create_task(self._supervise(), name=self.name)
 
     async def close(self) -> None:
         if self._task:
@@ -154,40 +202,43 @@ class ImageWorker:
         if self._reason is not None:
             raise Unavailable(self._reason)
 
-    async def draw(
-        self, request: ImageRequest, on_progress: Callable[[Progress], None] | None = None
-    ) -> ImageResult:
+    async def wait_until_hopeless(self) -> str:
+        """Return, with the reason, once it is known that the model will never be there."""
+        await self._hopeless.wait()
+        return self._reason or ""
+
+    async def draw(self, request: ImageRequest, on_step: OnStep | None = None) -> ImageResult:
         """One picture, waiting for the model and for the pictures before it. Cancelling the task cancels the picture.
 
-        Raises ``Unavailable``, ``InvalidRequest``, ``EngineFailed``.
+        Raises ``WorkerDied`` when the child ended under it, ``Unavailable``, ``InvalidRequest``, ``EngineFailed``.
         """
         await self.wait_until_loaded()
         job_id = str(next(self._numbers))
-        picture = _Picture(Admit(job_id=job_id, request=request), on_progress)
+        picture = _Picture(on_step)
+        if not self._pictures:
+            self._last_progress = time.monotonic()
         self._pictures[job_id] = picture
         try:
-            self._admit(picture)
+            self._send(Admit(job_id=job_id, request=request))
             return await picture.result
         except asyncio.CancelledError:
             self._send(Cancel(job_id=job_id))
             raise
         finally:
             del self._pictures[job_id]
-
-    def _admit(self, picture: _Picture) -> None:
-        picture.attempts += 1
-        self._send(picture.admit)
+            self.on_change()
 
     def _send(self, command: Command) -> None:
-        """Send, or leave it: a child that is gone is noticed by the supervisor, which admits its pictures again."""
-        if self._child is not None and self._ready is not None:
+        """Send, or leave it: the end of a child is noticed by the supervisor, who tells those that wait."""
+        if self._child is not None:
             with contextlib.suppress(EngineFailed):
                 self._child.send((command.model_dump(mode="json"), []))
 
     def _give_up(self, reason: str) -> None:
-        self._reason = reason
+        self._reason = self._reason or reason
         self._ready = None
         self._settled.set()
+        self._hopeless.set()
         for picture in self._pictures.values():
             picture.fail(Unavailable(reason))
 
@@ -200,16 +251,23 @@ class ImageWorker:
                 self._environment,
             )
             self._child = child
+            watching = asyncio.create_task(self._watch(child))
             try:
                 child.start()
                 async for event in self._events(child):
                     self._handle(event)
                 code = await asyncio.to_thread(child.exit_code)
+            except EngineFailed:  # it was gone before it could be told its options
+                code = await asyncio.to_thread(child.exit_code)
             finally:
+                watching.cancel()
                 was_ready, self._ready = self._ready is not None, None
                 await asyncio.shield(asyncio.to_thread(child.stop))
             if self._reason is not None:
                 return
+            self.deaths += 1
+            for picture in self._pictures.values():
+                picture.fail(WorkerDied(f"The worker process ended (exit code {code}) while it drew this picture."))
             early_deaths = 0 if was_ready else early_deaths + 1
             if early_deaths >= RESTARTS_BEFORE_READY:
                 self._give_up(
@@ -218,38 +276,35 @@ class ImageWorker:
                 )
                 return
             self._settled.clear()
-            self._forget_the_hopeless()
             await asyncio.sleep(self._backoff * 2**early_deaths)
 
-    def _forget_the_hopeless(self) -> None:
-        for picture in self._pictures.values():
-            if picture.attempts >= ATTEMPTS:
-                picture.fail(
-                    EngineFailed(
-                        f"The worker process ended {ATTEMPTS} times while drawing this picture. "
-                        "Try a smaller size; the other pictures are not affected."
-                    )
-                )
+    async def _watch(self, child: Child) -> None:
+        """Kill a child that hangs: its end is then handled like any other."""
+        while True:
+            await asyncio.sleep(min(self._silence, self._stuck_step, 5.0) / 5)
+            stuck = self._pictures and time.monotonic() - self._last_progress > self._stuck_step
+            if child.silence > self._silence or stuck:
+                child.kill()
+                return
 
     async def _events(self, child: Child) -> AsyncIterator[Event]:
         async for message in child.messages():
             yield decode(message)
 
     def _handle(self, event: Event) -> None:
+        self._last_progress = time.monotonic()
         match event:
             case Loading(progress=progress):
                 self._loading = progress
             case Ready():
                 self._ready = event
                 self._settled.set()
-                for waiting in self._pictures.values():
-                    if not waiting.result.done():
-                        self._admit(waiting)
+                self.on_change()
             case Unloadable(reason=reason):
                 self._give_up(reason)
-            case Step(job_id=job_id, step=step, steps=steps):
-                if (picture := self._pictures.get(job_id)) and picture.on_progress:
-                    picture.on_progress(Progress(step=step, steps=steps))
+            case Step(job_id=job_id):
+                if (picture := self._pictures.get(job_id)) and picture.on_step:
+                    picture.on_step(event)
             case Done(job_id=job_id, results=results):
                 if (picture := self._pictures.get(job_id)) and not picture.result.done():
                     picture.result.set_result(results[0])

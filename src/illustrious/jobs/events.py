@@ -86,6 +86,11 @@ class EventLog:
         log = self._logs.get(job_id)
         return log is not None and bool(log.changes) and not log.is_over
 
+    def latest(self, job_id: str, name: Literal["step", "preview"]) -> Event | None:
+        """The last step or preview of the attempt under way."""
+        log = self._logs.get(job_id)
+        return None if log is None else log.latest.get(name)
+
     def live(self) -> set[str]:
         return {job_id for job_id in self._logs if self.is_live(job_id)}
 

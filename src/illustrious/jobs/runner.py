@@ -69,7 +69,8 @@ class Runner:
         self._lease = lease
         self._poll = poll
         self._longest_retry = longest_retry
-        self._runs: dict[str, _Run] = {}
+        self._runs: dict[str, _Run] = {}  # until their end is committed
+        self._on_stage: dict[int, set[_Run]] = {id(performer): set() for performer in performers}
         self._waiting: dict[str, list[asyncio.Future[Job]]] = {}
         self._wake = asyncio.Event()
         self._is_stopping = False
@@ -194,8 +195,8 @@ class Runner:
             if len(claimed) < limit:
                 return
 
-    def _under_way(self, performer: Performer) -> list[_Run]:
-        return [run for run in self._runs.values() if run.performer is performer and not run.performing.done()]
+    def _under_way(self, performer: Performer) -> set[_Run]:
+        return self._on_stage[id(performer)]
 
     def _room(self, performer: Performer) -> int:
         under_way = self._under_way(performer)
@@ -215,12 +216,14 @@ class Runner:
         performing = asyncio.ensure_future(performer.perform(job, report))
         run = _Run(job, performer, performing, had_company=bool(company))
         self._runs[job.id] = run
+        company.add(run)
         self._announce(job)
         run.whole = asyncio.create_task(self._see_through(run), name=f"job {job.id}")
 
     async def _see_through(self, run: _Run) -> None:
         """Wait for the performer, then commit how it ended. A job leaves ``_runs`` only when that is done."""
         await asyncio.wait({run.performing})
+        self._under_way(run.performer).discard(run)
         self.wake()  # there is room for another
         job = await self._insist(_how_it_ended(self.store, run), run.job)
         del self._runs[run.job.id]

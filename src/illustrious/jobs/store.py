@@ -22,6 +22,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Connection,
     Double,
     Integer,
@@ -98,12 +99,14 @@ _this_attempt = and_(jobs.c.id == bindparam("job_id"), jobs.c.attempts == bindpa
 _released: dict[str, Any] = {"worker": null(), "lease": null()}
 
 _BY_ID = select(*_job_columns).where(jobs.c.id == bindparam("job_id"))
-_BY_KEY = select(jobs.c.fingerprint, *_job_columns).where(
+_BY_KEY = select(jobs.c.fingerprint, jobs.c.id, jobs.c.created).where(
     jobs.c.owner == bindparam("owner"), jobs.c.idempotency_key == bindparam("key")
 )
-_DEPTH = select(func.count()).select_from(select(jobs.c.id).where(_queued).limit(bindparam("most")).subquery())
 _same_priority = jobs.c.priority == bindparam("priority")
-_TURNS = select(
+_STANDING = select(  # how many are queued, up to a limit; the turns of who is served, who is next, and the owner's last
+    select(func.count())
+    .select_from(select(jobs.c.id).where(_queued).limit(bindparam("most")).subquery())
+    .scalar_subquery(),
     select(func.max(jobs.c.turn)).where(_running, _same_priority).scalar_subquery(),
     select(func.min(jobs.c.turn)).where(_queued, _same_priority).scalar_subquery(),
     select(func.max(jobs.c.turn) + 1)
@@ -111,10 +114,16 @@ _TURNS = select(
     .scalar_subquery(),
 )
 _INSERT = insert(jobs)
-_head = select(jobs.c.id).where(_queued).order_by(*_place).limit(1).with_for_update(skip_locked=True).scalar_subquery()
+_HEAD = (
+    select(jobs.c.id, jobs.c.alone)
+    .where(_queued)
+    .order_by(*_place)
+    .limit(bindparam("most"))
+    .with_for_update(skip_locked=True)  # for PostgreSQL; SQLite has one writer, and it is us
+)
 _CLAIM = (
     update(jobs)
-    .where(jobs.c.id == _head, _queued, or_(not_(jobs.c.alone), bindparam("idle", type_=Boolean)))
+    .where(jobs.c.id.in_(bindparam("chosen", expanding=True)), _queued)
     .values(
         state="running",
         attempts=jobs.c.attempts + 1,
@@ -130,48 +139,19 @@ _HEARTBEAT = (
     .values(lease=bindparam("until"))
     .returning(*_job_columns)
 )
-_FINISH = (
-    update(jobs)
-    .where(_this_attempt, not_(jobs.c.cancel_requested))
-    .values(
-        state="succeeded",
-        finished=bindparam("now"),
-        result=bindparam("new_result", type_=jobs.c.result.type),
-        warnings=bindparam("new_warnings", type_=jobs.c.warnings.type),
-        **_released,
-    )
-    .returning(*_job_columns)
-)
-_FAIL = (
-    update(jobs)
-    .where(_this_attempt, not_(jobs.c.cancel_requested))
-    .values(
-        state="failed",
-        finished=bindparam("now"),
-        error=bindparam("new_error", type_=jobs.c.error.type),
-        deaths=bindparam("new_deaths"),
-        **_released,
-    )
-    .returning(*_job_columns)
-)
-_RELEASE = (
-    update(jobs)
-    .where(_this_attempt, not_(jobs.c.cancel_requested))
-    .values(
-        state="queued",
-        started=null(),
-        alone=bindparam("new_alone"),
-        deaths=bindparam("new_deaths"),
-        **_released,
-    )
-    .returning(*_job_columns)
-)
-_END_CANCELLED = (
-    update(jobs)
-    .where(_this_attempt, jobs.c.cancel_requested)
-    .values(state="cancelled", finished=bindparam("now"), **_released)
-    .returning(*_job_columns)
-)
+
+
+def _leaving(condition: ColumnElement[bool], *changed: str) -> ReturningUpdate[Any]:
+    """A move out of running: sets these columns from ``new_…`` parameters, and gives up the lease."""
+    values = {name: bindparam(f"new_{name}", type_=jobs.c[name].type) for name in changed}
+    return update(jobs).where(_this_attempt, condition).values(**values, **_released).returning(jobs.c.id)
+
+
+_not_cancelled = not_(jobs.c.cancel_requested)
+_FINISH = _leaving(_not_cancelled, "state", "finished", "result", "warnings")
+_FAIL = _leaving(_not_cancelled, "state", "finished", "error", "deaths")
+_RELEASE = _leaving(_not_cancelled, "state", "started", "alone", "deaths")
+_END_CANCELLED = _leaving(jobs.c.cancel_requested, "state", "finished", "cancel_requested")
 
 
 class _Full(NamedTuple):
@@ -243,13 +223,17 @@ class JobStore:
         parameters = {"now": now, "new_worker": worker, "until": now + lease}
 
         def operation(connection: Connection) -> list[Job]:
-            claimed: list[Job] = []
-            while len(claimed) < limit and not (claimed and claimed[0].alone):
-                row = connection.execute(_CLAIM, {**parameters, "idle": idle and not claimed}).one_or_none()
-                if row is None:
+            chosen: list[str] = []
+            for job_id, is_alone in connection.execute(_HEAD, {"most": limit}):
+                if is_alone and (chosen or not idle):
                     break
-                claimed.append(_job(row))
-            return claimed
+                chosen.append(job_id)
+                if is_alone:
+                    break
+            if not chosen:
+                return []
+            claimed = [_job(row) for row in connection.execute(_CLAIM, {**parameters, "chosen": chosen})]
+            return sorted(claimed, key=lambda job: chosen.index(job.id))
 
         # A claim that a power cut takes back is a job that is still queued.
         return await self._writer.run(operation, durable=False)
@@ -263,31 +247,32 @@ class JobStore:
 
     async def finish(self, job: Job, result: dict[str, Any], warnings: tuple[str, ...] = ()) -> Job | None:
         """running → succeeded. ``None``: refused, this attempt is over. Cancelled if that was asked for meanwhile."""
-        now = self._now()
+        finished = self._now()
         if job.started is not None:
-            self._run_time += 0.1 * (max(0.0, now - job.started) - self._run_time)
-        return await self._leave(job, _FINISH, now=now, new_result=result, new_warnings=list(warnings))
+            self._run_time += 0.1 * (max(0.0, finished - job.started) - self._run_time)
+        changes = {"state": "succeeded", "finished": finished, "result": result, "warnings": warnings}
+        return await self._leave(job, _FINISH, changes)
 
     async def fail(self, job: Job, error: Failure) -> Job | None:
         """running → failed. Returns as ``finish`` does."""
-        return await self._leave(job, _FAIL, now=self._now(), new_error=error.model_dump(), new_deaths=job.deaths)
+        return await self._leave(job, _FAIL, _failed(self._now(), error, job.deaths))
 
     async def release(self, job: Job) -> Job | None:
         """running → queued, at its old place: the server stops. Returns as ``finish`` does."""
-        return await self._leave(job, _RELEASE, new_alone=job.alone, new_deaths=job.deaths)
+        return await self._leave(job, _RELEASE, _queued_again(job.alone, job.deaths))
 
     async def worker_died(self, job: Job, ran_alone: bool) -> Job | None:
         """running → queued, to run alone; or → failed, when it ran alone for the ``MAX_DEATHS``-th time its worker
         died. Returns as ``finish`` does."""
         deaths = job.deaths + ran_alone
         if deaths < MAX_DEATHS:
-            return await self._leave(job, _RELEASE, new_alone=True, new_deaths=deaths)
+            return await self._leave(job, _RELEASE, _queued_again(True, deaths))
         error = Failure(
             kind="WorkerDied",
             message=f"It ended its worker {MAX_DEATHS} times while it ran alone, most likely for want of memory. "
             "Make it smaller and submit it again; other jobs are not affected.",
         )
-        return await self._leave(job, _FAIL, now=self._now(), new_error=error.model_dump(), new_deaths=deaths)
+        return await self._leave(job, _FAIL, _failed(self._now(), error, deaths))
 
     async def cancel(self, job_id: str) -> Job:
         """queued → cancelled; a running job is marked, and ends cancelled whatever it does; one that is over stays as
@@ -344,15 +329,17 @@ class JobStore:
 
         await self._writer.run(operation, durable=False)
 
-    async def _leave(self, job: Job, statement: ReturningUpdate[Any], **values: Any) -> Job | None:
+    async def _leave(self, job: Job, statement: ReturningUpdate[Any], changes: dict[str, Any]) -> Job | None:
+        """A move out of running. ``job`` is its row as it was claimed, so the row is now that with the changes."""
+        cancelled = {"state": "cancelled", "finished": self._now(), "cancel_requested": True}
         this_attempt = {"job_id": job.id, "attempt": job.attempts}
-        now = self._now()
 
         def operation(connection: Connection) -> Job | None:
-            row = connection.execute(statement, {**this_attempt, **values}).one_or_none()
-            if row is None:
-                row = connection.execute(_END_CANCELLED, {**this_attempt, "now": now}).one_or_none()
-            return None if row is None else _job(row)
+            for move, after in ((statement, changes), (_END_CANCELLED, cancelled)):
+                values = {f"new_{name}": _plain(value) for name, value in after.items()}
+                if connection.execute(move, {**this_attempt, **values}).one_or_none() is not None:
+                    return job.model_copy(update=after)
+            return None
 
         return await self._writer.run(operation)
 
@@ -436,27 +423,37 @@ def _submit(
     if job.idempotency_key is not None:
         known = connection.execute(_BY_KEY, {"owner": job.owner, "key": job.idempotency_key}).one_or_none()
         if known is not None:
-            earlier = _job(known)
-            if earlier.created >= oldest_key:
+            if known.created >= oldest_key:
                 if known.fingerprint != fingerprint:
                     raise InvalidRequest(
                         f"The idempotency key {job.idempotency_key!r} was sent before with another request; "
                         "send a new key with a new request.",
                         field="Idempotency-Key",
                     )
-                return earlier, False
-            connection.execute(update(jobs).where(jobs.c.id == earlier.id).values(idempotency_key=null()))
-    if limit is not None:
-        depth = connection.execute(_DEPTH, {"most": limit}).scalar_one()
-        if depth >= limit:
-            return _Full(depth)
+                return _job(connection.execute(_BY_ID, {"job_id": known.id}).one()), False
+            connection.execute(update(jobs).where(jobs.c.id == known.id).values(idempotency_key=null()))
     priority = _PRIORITIES.index(job.priority)
-    running, head, own = connection.execute(_TURNS, {"priority": priority, "owner": job.owner}).one()
-    served = max(running or 0, head or 0)
-    row = job.model_dump(exclude={"priority"})
-    row.update(priority=priority, turn=max(served, own or 0), fingerprint=fingerprint)
-    connection.execute(_INSERT, row)
+    parameters = {"priority": priority, "owner": job.owner, "most": limit or 0}
+    depth, served, head, own = connection.execute(_STANDING, parameters).one()
+    if limit is not None and depth >= limit:
+        return _Full(depth)
+    turn = max(served or 0, head or 0, own or 0)
+    connection.execute(
+        _INSERT, {**job.model_dump(), "priority": priority, "turn": turn, "fingerprint": fingerprint}
+    )
     return job, True
+
+
+def _failed(finished: float, error: Failure, deaths: int) -> dict[str, Any]:
+    return {"state": "failed", "finished": finished, "error": error, "deaths": deaths}
+
+
+def _queued_again(alone: bool, deaths: int) -> dict[str, Any]:
+    return {"state": "queued", "started": None, "alone": alone, "deaths": deaths}
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump() if isinstance(value, Failure) else value
 
 
 def _fingerprint(submission: Submission) -> str:
@@ -476,6 +473,6 @@ def _found(job: Job | None, job_id: str) -> Job:
 
 
 def _job(row: Row[Any]) -> Job:
-    values = {name: row._mapping[name] for name in Job.model_fields}
+    values = dict(zip(Job.model_fields, row, strict=True))
     values["priority"] = _PRIORITIES[values["priority"]]
     return Job(**values)

@@ -68,6 +68,7 @@ class StarterAnalyzer:
             device="cpu",
             note="basic analysis, no vision model connected: objects it knows, colours, light, composition",
             vision=True,
+            pid=self._classifier.pid,
         )
 
     async def refresh(self) -> None: ...

@@ -18,7 +18,7 @@ def draw(model: Model, request: ImageRequest, max_pixels: int) -> Iterator[int |
     Raises ``InvalidRequest`` and ``EngineFailed``.
     """
     size = _size(model, request, max_pixels)
-    picture, warnings = _begin(model, request, size)
+    picture, warnings = begin(model, request, size)
     yield from denoise(model.unet, picture)
     image, further = decode(model.vae, picture.latents)
     yield ImageResult(
@@ -43,7 +43,7 @@ def _size(model: Model, request: ImageRequest, max_pixels: int) -> tuple[int, in
     return width, height
 
 
-def _begin(model: Model, request: ImageRequest, size: tuple[int, int]) -> tuple[Picture, list[str]]:
+def begin(model: Model, request: ImageRequest, size: tuple[int, int]) -> tuple[Picture, list[str]]:
     # As in diffusers: guidance up to 1 is none, and a UNet with distilled guidance needs no second half for it.
     guided = request.guidance > 1 and model.unet.config.time_cond_proj_dim is None
     negative = request.negative_prompt if guided else None

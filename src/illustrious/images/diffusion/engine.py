@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from illustrious.errors import EngineFailed, InvalidRequest, Unavailable
@@ -56,6 +57,7 @@ class SDXLEngine:
             width=model.size[0],
             height=model.size[1],
             note=model.note,
+            versions=versions(),
         )
         yield from self._serve(model, inbox)
 
@@ -109,3 +111,8 @@ class SDXLEngine:
                 error="failed",
                 message=f"The memory of {model.placement.device} ran out. Ask for a smaller picture.",
             )
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that decide what a pixel is."""
+    return {name: version(name) for name in ("torch", "diffusers", "transformers")}

@@ -11,7 +11,7 @@ from illustrious.errors import Unavailable
 from illustrious.images import EngineOptions, Loading
 from illustrious.images.diffusion.checkpoint import open_checkpoint, starter_folder
 from illustrious.images.diffusion.conditioning import TextEncoder
-from illustrious.images.diffusion.parts import TIME_IDS, latent_factor
+from illustrious.images.diffusion.parts import TIME_IDS, Checkpoint, latent_factor
 from illustrious.images.diffusion.placement import Placement, memory_ran_out, place
 from illustrious.images.diffusion.samplers import Sampler
 from illustrious.images.diffusion.weights import assemble
@@ -61,7 +61,7 @@ def load(options: EngineOptions) -> Generator[Loading, None, Model]:
             "Choose a smaller model with --model, or close what else uses that memory."
         ) from error
     first, second, vae, unet = models
-    _check_fit(checkpoint.name, first.config, second.config, vae.config, unet.config)
+    _check_fit(checkpoint, first.config, second.config, vae.config, unet.config)
     is_starter = options.model is None
     return Model(
         name=STARTER_NAME if is_starter else checkpoint.name,
@@ -77,10 +77,12 @@ def load(options: EngineOptions) -> Generator[Loading, None, Model]:
     )
 
 
-def _check_fit(name: str, first: Any, second: Any, vae: Any, unet: Any) -> None:
+def _check_fit(checkpoint: Checkpoint, first: Any, second: Any, vae: Any, unet: Any) -> None:
     """The parts of a folder are separate files: refuse those that do not belong together before anything is drawn."""
     sizes = TIME_IDS * unet.addition_time_embed_dim
+    words = zip(checkpoint.tokenizers, (first, second), strict=True)
     fits = {
+        "the tokenizers": all(len(tokenizer) <= config.vocab_size for tokenizer, config in words),
         "the text encoders": unet.cross_attention_dim == first.hidden_size + second.hidden_size
         and unet.projection_class_embeddings_input_dim == sizes + second.projection_dim,
         "the VAE": unet.out_channels == vae.latent_channels,
@@ -88,6 +90,6 @@ def _check_fit(name: str, first: Any, second: Any, vae: Any, unet: Any) -> None:
     for what, fit in fits.items():
         if not fit:
             raise Unavailable(
-                f"{name} is put together from parts that do not fit: {what} and the UNet are of different models. "
-                "Choose another with --model."
+                f"{checkpoint.name} is put together from parts that do not fit: {what} and the rest are of different "
+                "models. Choose another with --model."
             )

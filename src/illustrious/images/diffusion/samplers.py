@@ -15,7 +15,6 @@ NAMES = {
     "KDPM2AncestralDiscreteScheduler": "DPM2 a",
     "DPMSolverMultistepScheduler": "DPM++ 2M",
     "UniPCMultistepScheduler": "UniPC",
-    "LMSDiscreteScheduler": "LMS",
     "PNDMScheduler": "PLMS",
     "DDIMScheduler": "DDIM",
     "DDPMScheduler": "DDPM",

@@ -16,6 +16,8 @@ from illustrious.errors import Unavailable
 VOCABULARY = 49_408
 MERGES = VOCABULARY - 2 * 256 - 2
 
+VOCABULARY_FILES = ("vocab.json", "merges.txt")
+
 
 def clip_tokenizers(length: int) -> tuple[CLIPTokenizer, CLIPTokenizer]:
     """SDXL's two tokenizers, for sequences of ``length`` tokens. The second pads with ``!`` (id 0)."""
@@ -24,6 +26,9 @@ def clip_tokenizers(length: int) -> tuple[CLIPTokenizer, CLIPTokenizer]:
 
 def folder_tokenizer(folder: Path, length: int) -> CLIPTokenizer:
     """The tokenizer of a diffusers folder, for sequences its text encoder can take. Raises ``Unavailable``."""
+    # Without its files transformers would make up a tokenizer of four tokens.
+    if not (folder / "tokenizer.json").is_file() and not all((folder / name).is_file() for name in VOCABULARY_FILES):
+        raise Unavailable(f"{folder} has no tokenizer (tokenizer.json). Download the model again, or choose another.")
     try:
         tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:

@@ -1,0 +1,150 @@
+"""Jobs: submit, look, follow, cancel. Every picture is one, whoever asked for it and how."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, Field
+
+from illustrious.api import TheAsker, TheStudio, sse
+from illustrious.api.studio import GenerateImageBody, fingerprint, image_request
+from illustrious.errors import InvalidRequest
+from illustrious.jobs import Failure, Job, Priority, State
+from illustrious.service import Studio
+
+router = APIRouter(tags=["jobs"])
+
+
+class JobBody(GenerateImageBody):
+    """As /generate-image takes it, with the wider ranges of the engine."""
+
+    steps: Annotated[int, Field(ge=1, le=150)] = 30
+    guidance: Annotated[float, Field(ge=0.0, le=30.0, description="1 for none")] = 7.5
+    priority: Priority = Field("interactive", description="`batch` waits for all that is `interactive`.")
+
+
+class Accepted(BaseModel):
+    id: str
+    state: State
+    position: int | None = Field(description="How many jobs are before it, about; null once it has begun.")
+    warnings: list[str] = []
+
+
+class JobProgress(BaseModel):
+    step: int = 0
+    steps: int
+    eta_s: float | None = Field(None, description="Seconds left, by the steps so far.")
+
+
+class JobImage(BaseModel):
+    id: str
+    url: str = Field(description="Relative to the server.")
+    seed: int
+
+
+class JobResult(BaseModel):
+    images: list[JobImage]
+
+
+class JobAnswer(BaseModel):
+    id: str
+    state: State
+    attempts: int
+    progress: JobProgress
+    result: JobResult | None = None
+    error: Failure | None = None
+    warnings: list[str] = []
+    position: int | None = None
+    priority: Priority
+    parent: str | None = Field(None, description="The job this one repeats.")
+    request: dict[str, Any]
+    created: float = Field(description="Seconds since 1970, UTC.")
+    started: float | None = None
+    finished: float | None = None
+
+
+class JobPage(BaseModel):
+    items: list[JobAnswer]
+    next: str | None = Field(description="Give it as cursor to get the next page; null on the last.")
+
+
+@router.post("/jobs", status_code=202)
+async def submit(body: JobBody, asker: TheAsker, studio: TheStudio, response: Response) -> Accepted:
+    """Take a picture in and answer at once. With an `Idempotency-Key`, sending it again gives the same job."""
+    asker = asker.model_copy(update={"priority": body.priority, "fingerprint": fingerprint(body)})
+    job, _ = await studio.submit(image_request(body), asker)
+    return await accepted(studio, job, response, body.unknown_fields())
+
+
+@router.get("/jobs")
+async def jobs(
+    studio: TheStudio,
+    state: State | None = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    cursor: Annotated[str | None, Query(max_length=64)] = None,
+) -> JobPage:
+    """The newest first."""
+    page = await studio.runner.store.page(state=state, limit=limit, cursor=cursor)
+    items = [answer(studio, job) for job in page]
+    return JobPage(items=items, next=page[-1].id if len(page) == limit else None)
+
+
+@router.get("/jobs/{job_id}")
+async def job(job_id: str, studio: TheStudio) -> JobAnswer:
+    found = await studio.runner.store.get(job_id)
+    position = await studio.runner.store.position(job_id) if found.state == "queued" else None
+    return answer(studio, found, position)
+
+
+@router.delete("/jobs/{job_id}")
+async def cancel(job_id: str, studio: TheStudio) -> JobAnswer:
+    """Withdraw it: one that waits is never drawn, one that is drawn stops at its next step, one that is over stays."""
+    return answer(studio, await studio.cancel(job_id))
+
+
+@router.post("/jobs/{job_id}/resubmit", status_code=202)
+async def resubmit(job_id: str, asker: TheAsker, studio: TheStudio, response: Response) -> Accepted:
+    """The same request as a new job, for one that failed or was cancelled."""
+    return await accepted(studio, await studio.resubmit(job_id, asker), response, [])
+
+
+@router.get("/jobs/{job_id}/events", response_class=StreamingResponse)
+async def events(
+    job_id: str, request: Request, studio: TheStudio, last_event_id: Annotated[str | None, Header()] = None
+) -> StreamingResponse:
+    """`state`, `step`, `preview`, `result` and `error` as they happen, until the job is over. `Last-Event-ID` goes on
+    from there with what is still known."""
+    try:
+        after = int(last_event_id) if last_event_id else None
+    except ValueError as error:
+        raise InvalidRequest("Last-Event-ID is the id of an event, a number.", field="Last-Event-ID") from error
+    await studio.runner.store.get(job_id)  # 404 before the stream begins
+    following = studio.runner.follow(job_id, after)
+    return StreamingResponse(
+        sse.stream(following), media_type="text/event-stream", headers={"Cache-Control": "no-cache", "X-Job-Id": job_id}
+    )
+
+
+async def accepted(studio: Studio, job: Job, response: Response, warnings: list[str]) -> Accepted:
+    response.headers["X-Job-Id"] = job.id
+    response.headers["Location"] = f"/jobs/{job.id}"
+    position = await studio.runner.store.position(job.id)
+    return Accepted(id=job.id, state=job.state, position=position, warnings=[*warnings, *job.warnings])
+
+
+def answer(studio: Studio, job: Job, position: int | None = None) -> JobAnswer:
+    steps = job.request["steps"]
+    step = studio.runner.events.latest(job.id, "step") if job.state == "running" else None
+    progress = JobProgress(step=steps if job.state == "succeeded" else 0, steps=steps)
+    if step is not None:
+        progress = JobProgress(**step.data)
+    return JobAnswer(
+        **job.model_dump(
+            include={"id", "state", "attempts", "priority", "parent", "request", "created", "started", "finished"}
+        ),
+        progress=progress,
+        result=JobResult.model_validate(job.result) if job.result else None,
+        error=job.error,
+        warnings=list(job.warnings),
+        position=position,
+    )

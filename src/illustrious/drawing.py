@@ -1,0 +1,66 @@
+"""How an image worker performs a job: from the job's JSON to a saved picture."""
+
+import time
+from typing import Any
+
+from illustrious import __version__
+from illustrious.gallery.store import Gallery
+from illustrious.images import Step
+from illustrious.images.process import ImageWorker
+from illustrious.jobs import Job, Outcome, Report
+from illustrious.types import ImageRequest
+
+KIND = "image"
+
+
+class Drawing:
+    """A ``jobs.Performer``: one image worker, and the gallery its pictures go to."""
+
+    def __init__(self, worker: ImageWorker, gallery: Gallery) -> None:
+        self._worker = worker
+        self._gallery = gallery
+
+    @property
+    def name(self) -> str:
+        return self._worker.name
+
+    @property
+    def capacity(self) -> int:
+        return self._worker.capacity
+
+    async def perform(self, job: Job, report: Report) -> Outcome:
+        """Draw and save. A job that is performed twice, because a process died in between, leaves one picture: its
+        place is told by the job alone."""
+        begin = time.monotonic()
+
+        def told(step: Step) -> None:
+            left = (time.monotonic() - begin) / step.step * (step.steps - step.step)
+            report("step", {"step": step.step, "steps": step.steps, "eta_s": round(left, 3)})
+            if step.preview is not None:
+                report("preview", {"image": step.preview})
+
+        result = await self._worker.draw(ImageRequest.model_validate(job.request), told)
+        ready = self._worker.ready
+        environment: dict[str, Any] = {"studio": __version__}
+        if ready is not None:
+            environment |= {"device": ready.device, "dtype": ready.dtype, **ready.versions}
+        saved = await self._gallery.save(
+            result,
+            "studio",
+            image_id=f"{job.id}-0",
+            created=job.created,
+            job=job.id,
+            parent=job.parent,
+            owner=job.owner,
+            environment=environment,
+        )
+        used = result.request
+        image = {
+            "id": saved.id,
+            "url": saved.url,
+            "seed": used.seed,
+            "width": used.width,
+            "height": used.height,
+            "model": result.model,
+        }
+        return Outcome(result={"images": [image]}, warnings=result.warnings)

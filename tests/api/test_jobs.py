@@ -1,0 +1,255 @@
+"""Jobs over HTTP, on the fakes: submit, look, follow, cancel; the same job however it was asked for."""
+
+import asyncio
+import base64
+import json
+import os
+import signal
+from typing import Any
+
+import httpx
+import pytest
+
+from illustrious.app import create_app
+from illustrious.errors import Unavailable
+from illustrious.jobs.events import Event
+from illustrious.service import Studio
+from illustrious.settings import Settings
+
+APPLE = {"prompt": "a red apple", "seed": 7, "steps": 20}
+LONG = {"prompt": "x", "steps": 150, "width": 512, "height": 512}
+
+
+async def over(http: httpx.AsyncClient, job_id: str) -> dict[str, Any]:
+    """The job once it is over, by following its events."""
+    async with http.stream("GET", f"/jobs/{job_id}/events") as stream:
+        async for _ in stream.aiter_lines():
+            pass
+    body: dict[str, Any] = (await http.get(f"/jobs/{job_id}")).json()
+    return body
+
+
+async def test_a_job_is_taken_in_at_once_and_ends_in_a_picture(http: httpx.AsyncClient) -> None:
+    answer = await http.post("/jobs", json={**APPLE, "colour": "red"})
+    assert answer.status_code == 202
+    body = answer.json()
+    assert set(body) == {"id", "state", "position", "warnings"}
+    assert answer.headers["location"] == f"/jobs/{body['id']}"
+    assert answer.headers["x-job-id"] == body["id"]
+    assert body["warnings"] == ["Unknown field 'colour' was ignored."]
+    done = await over(http, body["id"])
+    assert (done["state"], done["attempts"], done["error"]) == ("succeeded", 1, None)
+    assert (done["progress"]["step"], done["progress"]["steps"]) == (20, 20)
+    (image,) = done["result"]["images"]
+    assert image["seed"] == 7
+    picture = await http.get(image["url"])
+    again = await http.post("/generate-image", json=APPLE)
+    assert base64.b64decode(again.json()["image_base64"]) == picture.content
+
+
+async def test_every_answer_that_generates_names_its_job(http: httpx.AsyncClient) -> None:
+    for path, body in (("/generate-image", APPLE), ("/chat", {"message": "#generate a cat"})):
+        answer = await http.post(path, json=body)
+        job = (await http.get(f"/jobs/{answer.headers['x-job-id']}")).json()
+        assert job["state"] == "succeeded"
+    assert "x-job-id" not in (await http.post("/chat", json={"message": "hello"})).headers
+
+
+async def test_the_seed_is_drawn_when_the_job_is_taken_in(http: httpx.AsyncClient) -> None:
+    job_id = (await http.post("/jobs", json={"prompt": "x"})).json()["id"]
+    seed = (await http.get(f"/jobs/{job_id}")).json()["request"]["seed"]
+    assert seed >= 0
+    assert (await over(http, job_id))["result"]["images"][0]["seed"] == seed
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/generate-image"])
+async def test_the_same_key_and_body_give_the_same_job(http: httpx.AsyncClient, path: str) -> None:
+    key = {"Idempotency-Key": "one"}
+    body = {"prompt": "x"}  # a random seed, and yet the same picture
+    first, second = [await http.post(path, json=body, headers=key) for _ in range(2)]
+    assert first.headers["x-job-id"] == second.headers["x-job-id"]
+    if path == "/generate-image":
+        assert first.json() == second.json()
+    other = await http.post(path, json={"prompt": "y"}, headers=key)
+    assert other.status_code == 422
+    assert other.json()["detail"][0]["loc"] == ["header", "Idempotency-Key"]
+    for owner in ("somebody", "somebody else"):
+        theirs = await http.post(path, json=body, headers={**key, "X-API-Key": owner})
+        assert theirs.headers["x-job-id"] != first.headers["x-job-id"]
+
+
+async def test_the_events_tell_the_whole_story_and_go_on_where_they_were_left(http: httpx.AsyncClient) -> None:
+    job_id = (await http.post("/jobs", json=APPLE)).json()["id"]
+    events = []
+    async with http.stream("GET", f"/jobs/{job_id}/events") as stream:
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        events = parse("\n".join([line async for line in stream.aiter_lines()]))
+    names = [event["event"] for event in events]
+    assert names[0] == "state" and names[-2:] == ["result", "state"]
+    assert "step" in names
+    assert events[-1]["data"]["state"] == "succeeded"
+    assert events[-2]["data"]["images"][0]["seed"] == 7
+    middle = events[-3]["id"]
+    rest = await http.get(f"/jobs/{job_id}/events", headers={"Last-Event-ID": middle})
+    assert parse(rest.text) == events[-2:]
+    assert (await http.get(f"/jobs/{job_id}/events", headers={"Last-Event-ID": "x"})).status_code == 422
+
+
+def parse(text: str) -> list[dict[str, Any]]:
+    blocks = [block for block in text.split("\n\n") if block.strip() and not block.startswith(":")]
+    fields = [dict(line.split(": ", 1) for line in block.strip().split("\n")) for block in blocks]
+    return [{**event, "data": json.loads(event["data"])} for event in fields]
+
+
+async def test_a_preview_crosses_as_base64(http: httpx.AsyncClient) -> None:
+    from illustrious.api.sse import written
+
+    (event,) = parse(written(Event(5, "preview", {"image": b"\xff\x00"})).decode())
+    assert event == {"id": "5", "event": "preview", "data": {"image": "/wA="}}
+
+
+async def test_a_silent_stream_shows_that_it_lives() -> None:
+    from illustrious.api.sse import stream
+
+    async def silent() -> Any:
+        await asyncio.Event().wait()
+        yield
+
+    wire = stream(silent(), ping=0.01)
+    assert (await anext(wire)).startswith(b":")
+    await wire.aclose()  # type: ignore[attr-defined]
+
+
+async def test_a_job_that_waits_is_cancelled_and_never_drawn(http: httpx.AsyncClient, studio: Studio) -> None:
+    ids = [(await http.post("/jobs", json={**LONG, "seed": seed})).json()["id"] for seed in range(5)]
+    last = (await http.delete(f"/jobs/{ids[-1]}")).json()
+    assert (last["state"], last["attempts"]) == ("cancelled", 0)
+    for job_id in ids[:-1]:
+        await http.delete(f"/jobs/{job_id}")
+        assert (await over(http, job_id))["state"] == "cancelled"
+    assert (await http.get("/gallery")).json()["items"] == []
+    assert (await http.post("/generate-image", json=APPLE)).status_code == 200
+
+
+async def test_a_cancelled_job_can_be_submitted_again(http: httpx.AsyncClient) -> None:
+    job_id = (await http.post("/jobs", json=LONG)).json()["id"]
+    await http.delete(f"/jobs/{job_id}")
+    again = (await http.post(f"/jobs/{job_id}/resubmit")).json()
+    done = await over(http, again["id"])
+    assert (done["state"], done["parent"]) == ("succeeded", job_id)
+
+
+async def test_lists_are_newest_first_by_state_and_in_pages(http: httpx.AsyncClient) -> None:
+    ids = [(await http.post("/generate-image", json={**APPLE, "seed": n})).headers["x-job-id"] for n in range(3)]
+    page = (await http.get("/jobs", params={"state": "succeeded", "limit": 2})).json()
+    assert [job["id"] for job in page["items"]] == [ids[2], ids[1]]
+    rest = (await http.get("/jobs", params={"state": "succeeded", "limit": 2, "cursor": page["next"]})).json()
+    assert [job["id"] for job in rest["items"]] == [ids[0]]
+    assert rest["next"] is None
+    assert (await http.get("/jobs", params={"state": "failed"})).json()["items"] == []
+
+
+async def test_a_full_queue_says_when_to_come_back(settings: Settings, studio: Studio, http: httpx.AsyncClient) -> None:
+    studio.runner._queue_limit = 2
+    answers = await asyncio.gather(*(http.post("/jobs", json={**LONG, "seed": seed}) for seed in range(12)))
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert refused and {answer.status_code for answer in answers} == {202, 429}
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+    for answer in answers:
+        if answer.status_code == 202:
+            assert (await over(http, answer.json()["id"]))["state"] == "succeeded"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
+async def test_whoever_waits_gets_the_same_picture_although_the_worker_is_killed(
+    http: httpx.AsyncClient, studio: Studio
+) -> None:
+    undisturbed = (await http.post("/generate-image", json={**LONG, "steps": 100, "seed": 5})).json()
+    pid = studio.workers[0].pid
+    waiting = asyncio.create_task(http.post("/generate-image", json={**LONG, "steps": 100, "seed": 5}))
+    async with asyncio.timeout(10):
+        while studio.workers[0].state != "drawing":
+            await asyncio.sleep(0)
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    answer = await waiting
+    assert answer.json()["image_base64"] == undisturbed["image_base64"]
+    job = (await http.get(f"/jobs/{answer.headers['x-job-id']}")).json()
+    assert (job["state"], job["attempts"]) == ("succeeded", 2)
+    assert len((await http.get("/gallery")).json()["items"]) == 2
+
+
+async def test_who_hangs_up_stops_the_job_only_if_he_said_so(settings: Settings, studio: Studio) -> None:
+    for headers, state in ((b"true", "cancelled"), (b"false", "succeeded")):
+        await hang_up(create_app(settings, studio), headers)
+        (job,) = await studio.runner.store.page(limit=1)
+        async with asyncio.timeout(20):
+            assert (await studio.runner.wait(job.id)).state == state
+
+
+async def hang_up(app: Any, cancel: bytes) -> None:
+    """Send a request by hand, and hang up once its job is there."""
+    body = json.dumps(LONG | {"steps": 100}).encode()
+    sent = asyncio.Event()
+    jobs_before = len(await app.state.studio.runner.store.page(limit=100))
+
+    async def receive() -> dict[str, Any]:
+        if not sent.is_set():
+            sent.set()
+            return {"type": "http.request", "body": body, "more_body": False}
+        async with asyncio.timeout(10):
+            while len(await app.state.studio.runner.store.page(limit=100)) == jobs_before:
+                await asyncio.sleep(0)
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None: ...
+
+    headers = [
+        (b"host", b"127.0.0.1"),
+        (b"content-type", b"application/json"),
+        (b"x-cancel-on-disconnect", cancel),
+    ]
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/generate-image",
+        "raw_path": b"/generate-image",
+        "query_string": b"",
+        "headers": headers,
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 8000),
+        "scheme": "http",
+        "root_path": "",
+    }
+    await app(scope, receive, send)
+
+
+async def test_workers_are_listed(http: httpx.AsyncClient) -> None:
+    await http.post("/generate-image", json=APPLE)
+    listed = (await http.get("/workers")).json()["workers"]
+    assert [worker["kind"] for worker in listed] == ["image", "chat", "vision"]
+    image = listed[0]
+    assert {"id", "kind", "pid", "device", "state", "model", "rss"} <= set(image)
+    assert (image["state"], image["model"]) == ("idle", "fake")
+    os.kill(image["pid"], 0)
+
+
+async def test_a_model_that_will_never_load_refuses_jobs_with_the_reason(
+    http: httpx.AsyncClient, studio: Studio
+) -> None:
+    studio.workers[0]._give_up("No such file.")
+    for path in ("/jobs", "/generate-image"):
+        answer = await http.post(path, json=APPLE)
+        assert answer.status_code == 503
+        assert "No such file." in answer.json()["detail"]
+    assert (await http.get("/jobs")).json()["items"] == []
+    with pytest.raises(Unavailable):
+        await studio.workers[0].wait_until_loaded()
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+async def test_an_unknown_job_is_404(http: httpx.AsyncClient, method: str) -> None:
+    assert (await http.request(method, "/jobs/nothing")).status_code == 404
+    assert (await http.get("/jobs/nothing/events")).status_code == 404

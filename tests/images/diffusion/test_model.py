@@ -1,0 +1,42 @@
+"""Loading as a whole: parts of different models are refused before anything is drawn."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from illustrious.images import Ready, Unloadable
+from illustrious.images.diffusion.checkpoint import starter_folder
+from tests.images.diffusion.conftest import Run
+
+
+def replace_part(path: Path, other: Path, part: str) -> None:
+    shutil.rmtree(path / part)
+    shutil.copytree(other / part, path / part)
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        (("text_encoder", "tokenizer"), "text encoders"),
+        (("text_encoder_2", "tokenizer_2"), "text encoders"),
+        (("tokenizer",), "tokenizers"),
+    ],
+)
+def test_parts_that_do_not_fit_together_are_refused(
+    run: Run, folder: Path, tmp_path: Path, parts: tuple[str, ...], said: str
+) -> None:
+    mixed = Path(shutil.copytree(starter_folder(), tmp_path / "mixed"))
+    for part in parts:
+        replace_part(mixed, folder, part)
+    refused = run(mixed)[-1]
+    assert isinstance(refused, Unloadable)
+    assert said in refused.reason
+    assert "do not fit" in refused.reason
+    assert "--model" in refused.reason
+
+
+def test_a_model_that_is_not_the_starter_has_its_own_name_and_no_note(run: Run, folder: Path) -> None:
+    ready = run(folder)[-1]
+    assert isinstance(ready, Ready)
+    assert (ready.model, ready.note) == ("tiny", None)
