@@ -316,15 +316,18 @@ class Studio:
         job, _ = await self.submit(request, asker.model_copy(update={"parent": old.id}))
         return job
 
-    async def replay(self, image_id: str, asker: Asker) -> Report:
+    async def replay(
+        self, image_id: str, asker: Asker, on_job: OnJob = lambda job: None
+    ) -> tuple[Report, Drawn]:
         """Draw a picture of the gallery again, and say whether it is the same, and if not what differs.
 
         Raises ``NotFound``, ``InvalidRequest`` when its file does not say enough, and what ``generate`` raises.
         """
         before = await self._as_drawn(image_id)
         picture = await self.gallery.get(image_id)
-        drawn = await self.generate(request_again(picture), asker.model_copy(update={"parent": picture.job}))
-        return compare(before, await self._as_drawn(drawn.id))
+        again = asker.model_copy(update={"parent": picture.job})
+        drawn = await self.generate(request_again(picture), again, on_job)
+        return compare(before, await self._as_drawn(drawn.id)), drawn
 
     async def _as_drawn(self, image_id: str) -> Drawing:
         picture, path = await self.gallery.open(image_id)

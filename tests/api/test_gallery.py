@@ -174,3 +174,17 @@ async def test_pictures_as_one_file(studio: Studio, http: httpx.AsyncClient) -> 
     assert sorted(await names("")) == sorted([apple.id, castle.id])
     assert await names(f"ids={castle.id},{apple.id}&ids={castle.id}") == [castle.id, apple.id]
     assert (await http.get("/gallery/export?ids=" + ",".join(f"a{n}" for n in range(1001)))).status_code == 422
+
+
+async def test_a_picture_is_drawn_again_and_is_the_same(http: httpx.AsyncClient) -> None:
+    first = (await http.post("/generate-image", json={"prompt": "a cat", "seed": 3})).json()
+    answer = await http.post(f"/gallery/{first['image_id']}/replay")
+    body = answer.json()
+    assert (body["identical"], body["max_difference"], body["differing_pixels"]) == (True, 0, 0)
+    assert body["differences"] == []
+    assert body["image"] != first["image_id"]
+    again = (await http.get(f"/gallery/{body['image']}")).json()
+    assert (again["seed"], again["job"], again["parent"]) == (3, answer.headers["x-job-id"], (
+        await http.get(f"/gallery/{first['image_id']}")
+    ).json()["job"])
+    assert (await http.post("/gallery/nothing/replay")).status_code == 404

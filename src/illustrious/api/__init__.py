@@ -2,10 +2,11 @@
 
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Response
 
 from illustrious.api.auth import key_digest, sent_key
 from illustrious.errors import InvalidRequest
+from illustrious.jobs import Job
 from illustrious.service import Asker, Studio
 
 
@@ -26,3 +27,8 @@ def asker_of(request: Request) -> Asker:
 
 TheAsker = Annotated[Asker, Depends(asker_of)]
 TheStudio = Annotated[Studio, Depends(studio_of)]
+
+
+def tell(job: Job, request: Request, response: Response) -> None:
+    """The job's id goes into the answer, also when that is an error."""
+    request.state.job_id = response.headers["X-Job-Id"] = job.id

@@ -8,10 +8,11 @@ from fastapi.responses import FileResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import Headers
 
-from illustrious.api import TheStudio
+from illustrious.api import TheAsker, TheStudio, tell
 from illustrious.errors import InvalidRequest
 from illustrious.gallery import search
 from illustrious.gallery.formats import MEDIA_TYPE
+from illustrious.gallery.replay import Difference
 from illustrious.gallery.scan import SOURCE, ScanReport
 from illustrious.gallery.table import Picture
 
@@ -158,3 +159,21 @@ def render(picture: Picture) -> GalleryPicture:
     url = f"/images/{picture.id}"
     trash, also_trash = ("?trash=true", "&trash=true") if picture.state == "trashed" else ("", "")
     return GalleryPicture(**dict(picture), url=url + trash, thumbnail=f"{url}?size=256{also_trash}")
+
+
+class Replay(BaseModel):
+    """What drawing it again gave. ``image`` is the new picture, in the gallery too."""
+
+    identical: bool = Field(description="Every pixel is the same.")
+    max_difference: int | None = Field(description="Largest difference of a channel, 0 to 255; null at another size.")
+    differing_pixels: int | None
+    differences: list[Difference] = Field(description="What differs in parameters and environment.")
+    image: str
+    url: str
+
+
+@router.post("/gallery/{image_id}/replay")
+async def replay(image_id: str, request: Request, response: Response, asker: TheAsker, studio: TheStudio) -> Replay:
+    """Draw it again from its metadata, and say whether it is the same picture."""
+    report, drawn = await studio.replay(image_id, asker, lambda job: tell(job, request, response))
+    return Replay(**report.model_dump(), image=drawn.id, url=drawn.url)

@@ -11,9 +11,8 @@ from fastapi import APIRouter, Header, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from illustrious import __version__
-from illustrious.api import TheAsker, TheStudio
+from illustrious.api import TheAsker, TheStudio, tell
 from illustrious.errors import Cancelled, EngineFailed, InvalidRequest, StorageFailed, Unavailable
-from illustrious.jobs import Job
 from illustrious.pictures import decode_base64
 from illustrious.service import Drawn, Studio, drawing_prompt
 from illustrious.types import SEED_LIMIT, AnalysisRequest, BackendStatus, ImageRequest, Text, writable
@@ -164,11 +163,6 @@ def image_request(body: GenerateImageBody) -> ImageRequest:
 def fingerprint(body: GenerateImageBody) -> str:
     """What was sent, before a seed was drawn for it: tells two bodies under one ``Idempotency-Key`` apart."""
     return hashlib.sha256(json.dumps(body.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
-
-
-def tell(job: Job, request: Request, response: Response) -> None:
-    """The job's id goes into the answer, also when that is an error."""
-    request.state.job_id = response.headers["X-Job-Id"] = job.id
 
 
 async def unless_gone(request: Request, studio: Studio, drawing: Coroutine[Any, Any, Drawn]) -> Drawn:

@@ -193,7 +193,7 @@ def text(structure: Text) -> Iterator[Layer]:
     names += [("embeddings.position_embedding.weight", (structure.positions, width))]
     for number in range(structure.layers):
         layer = f"encoder.layers.{number}"
-        shapes: list[tuple[str, Shape]] = [(f"self_attn.{name}_proj", (width, width)) for name in ("q", "k", "v", "out")]
+        shapes: list[tuple[str, Shape]] = [(f"self_attn.{name}_proj", (width,) * 2) for name in ("q", "k", "v", "out")]
         shapes += [("layer_norm1", (width,)), ("layer_norm2", (width,))]
         shapes += [("mlp.fc1", (4 * width, width)), ("mlp.fc2", (width, 4 * width))]
         for name, shape in shapes:

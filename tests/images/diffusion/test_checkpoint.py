@@ -32,7 +32,7 @@ def test_what_is_not_there_or_of_another_format_is_refused(tmp_path: Path) -> No
     with pytest.raises(Unavailable, match=r"no model at .*gone\.safetensors"):
         open_checkpoint(tmp_path / "gone.safetensors")
     (tmp_path / "model.gguf").touch()
-    with pytest.raises(Unavailable, match="not a .safetensors file"):
+    with pytest.raises(Unavailable, match=r"not a \.safetensors file"):
         open_checkpoint(tmp_path / "model.gguf")
     with pytest.raises(Unavailable, match="model_index"):
         open_checkpoint(tmp_path)

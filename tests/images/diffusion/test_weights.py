@@ -23,15 +23,16 @@ def vae() -> Part:
 
 
 def changed(part: Part, **tensors: Tensor | None) -> Part:
-    """The part with its first tensor called ``first`` replaced or left out, and others added."""
+    """The part with these tensors added or replaced, or left out where they are ``None``."""
     values = {**part.tensors, **tensors}
     return replace(part, tensors={name: value for name, value in values.items() if value is not None})
 
 
 def test_every_value_is_the_files(vae: Part) -> None:
     model = assemble(vae, CPU)
-    assert {name: value.dtype for name, value in model.state_dict().items()} == dict.fromkeys(vae.tensors, torch.float32)
-    assert all(torch.equal(value, vae.tensors[name].float()) for name, value in model.state_dict().items())
+    values = model.state_dict()
+    assert {name: value.dtype for name, value in values.items()} == dict.fromkeys(vae.tensors, torch.float32)
+    assert all(torch.equal(value, vae.tensors[name].float()) for name, value in values.items())
     assert not model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
