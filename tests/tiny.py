@@ -103,7 +103,7 @@ class Tiny:
 
 
 def write_single_file(path: Path, tiny: Tiny | None = None) -> Path:
-    """A ``.safetensors`` file with LDM keys; ``v_pred``, ``ztsnr`` and ``modelspec.resolution`` mark it, as people do."""
+    """A ``.safetensors`` file with LDM keys, marked with ``v_pred``, ``ztsnr`` and ``modelspec.resolution``."""
     tiny = tiny or Tiny()
     marks = {"v_pred": tiny.prediction == "v_prediction", "ztsnr": tiny.zero_snr}
     tensors = {**tiny.tensors(), **{name: torch.zeros(0) for name, there in marks.items() if there}}

@@ -8,9 +8,10 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from illustrious import __version__
-from illustrious.api import docs, errors, health, jobs, studio, workers
+from illustrious.api import docs, errors, health, jobs, metrics, studio, workers
 from illustrious.api import gallery as gallery_routes
 from illustrious.api.auth import BodyLimit, HostGuard, KeyGuard, is_loopback, key_digest, stored_key
+from illustrious.api.request_id import RequestId
 from illustrious.catalog.checkpoints import choose
 from illustrious.chat import ChatBackend, ChatOptions
 from illustrious.chat.echo import EchoChat
@@ -24,9 +25,12 @@ from illustrious.errors import CannotStart
 from illustrious.gallery.store import Gallery
 from illustrious.images import EngineOptions
 from illustrious.images.process import ImageWorker
+from illustrious.jobs import Job
 from illustrious.jobs.events import EventLog
 from illustrious.jobs.runner import Runner
 from illustrious.jobs.store import JobStore
+from illustrious.journal import Journal
+from illustrious.metrics import Metrics
 from illustrious.service import Limits, Studio
 from illustrious.settings import Settings
 from illustrious.system import hold_folder
@@ -42,6 +46,12 @@ KEY_FILE = "api-key.sha256"
 
 def build_studio(settings: Settings, database: Database) -> Studio:
     """The studio these settings describe, not yet started."""
+    measured, journal = Metrics(), Journal(settings.log_prompts)
+
+    def changed(job: Job) -> None:
+        measured.changed(job)
+        journal.changed(job)
+
     models = settings.data_dir / "models"
     checkpoint = choose(settings.model, models / "checkpoints")
     gallery = Gallery(database, settings.data_dir)
@@ -65,14 +75,17 @@ def build_studio(settings: Settings, database: Database) -> Studio:
         runner=Runner(
             JobStore(database, writer, key_retention=settings.key_hours * 3600),
             EventLog(),
-            [Drawing(worker, gallery) for worker in workers],
+            [Drawing(worker, gallery, measured.stepped) for worker in workers],
             queue_limit=settings.queue_limit,
+            on_change=changed,
         ),
         writer=writer,
         chat=build_chat(settings),
         vision=_vision(settings),
         sessions=Sessions(database),
         gallery=gallery,
+        metrics=measured,
+        journal=journal,
         trash_days=settings.trash_days,
         system_prompt=settings.system_prompt,
         limits=Limits(pixels=settings.max_pixels, image_bytes=settings.max_image_mb * 1_000_000),
@@ -139,7 +152,10 @@ def create_app(settings: Settings, the_studio: Studio, key: str | None = None) -
         finally:
             await the_studio.close()
 
-    guards = [Middleware(HostGuard, allowed=settings.allowed_hosts, origins=settings.cors_origins)]
+    guards = [
+        Middleware(RequestId),
+        Middleware(HostGuard, allowed=settings.allowed_hosts, origins=settings.cors_origins),
+    ]
     if settings.cors_origins:
         guards.append(
             Middleware(
@@ -164,6 +180,6 @@ def create_app(settings: Settings, the_studio: Studio, key: str | None = None) -
     )
     app.state.studio = the_studio
     errors.install(app)
-    for part in (studio, jobs, gallery_routes, workers, health, docs):
+    for part in (studio, jobs, gallery_routes, workers, health, metrics, docs):
         app.include_router(part.router)
     return app

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import logging
+import logging.handlers
 import signal
 import socket
 import subprocess
@@ -67,7 +69,7 @@ def serve(
             await asyncio.gather(super().shutdown(sockets), studio.drain(settings.shutdown_seconds))
 
     listener = system.listen(settings.host, settings.port)
-    with contextlib.closing(listener), open_studio(settings) as studio:
+    with contextlib.closing(listener), open_studio(settings) as studio, log_into(settings.data_dir / "logs"):
         digest, new_key = api_key_digest(settings)
         server = Server(
             uvicorn.Config(
@@ -111,6 +113,24 @@ def serve(
             signal.signal(stop, lambda *_: None)
         asyncio.run(run())
     out.print("Stopped.")
+
+
+@contextlib.contextmanager
+def log_into(folder: Path) -> Iterator[None]:
+    """The studio's own log lines into files of 5 MB, of which five are kept."""
+    folder.mkdir(exist_ok=True)
+    handler = logging.handlers.RotatingFileHandler(
+        folder / "studio.log", maxBytes=5_000_000, backupCount=4, encoding="utf-8"
+    )
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    ours = logging.getLogger("illustrious")
+    ours.setLevel(logging.INFO)
+    ours.addHandler(handler)
+    try:
+        yield
+    finally:
+        ours.removeHandler(handler)
+        handler.close()
 
 
 @app.command()

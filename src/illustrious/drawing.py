@@ -1,6 +1,7 @@
 """How an image worker performs a job: from the job's JSON to a saved picture."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from illustrious import __version__
@@ -16,9 +17,12 @@ KIND = "image"
 class Drawing:
     """A ``jobs.Performer``: one image worker, and the gallery its pictures go to."""
 
-    def __init__(self, worker: ImageWorker, gallery: Gallery) -> None:
+    def __init__(
+        self, worker: ImageWorker, gallery: Gallery, on_step: Callable[[], None] = lambda: None
+    ) -> None:
         self._worker = worker
         self._gallery = gallery
+        self._on_step = on_step
 
     @property
     def name(self) -> str:
@@ -34,6 +38,7 @@ class Drawing:
         begin = time.monotonic()
 
         def told(step: Step) -> None:
+            self._on_step()
             left = (time.monotonic() - begin) / step.step * (step.steps - step.step)
             report("step", {"step": step.step, "steps": step.steps, "eta_s": round(left, 3)})
             if step.preview is not None:

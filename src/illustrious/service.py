@@ -26,6 +26,8 @@ from illustrious.images import Ready
 from illustrious.images.process import ImageWorker
 from illustrious.jobs import Job, Priority, Submission
 from illustrious.jobs.runner import Runner
+from illustrious.journal import Journal
+from illustrious.metrics import Metrics
 from illustrious.pictures import open_picture
 from illustrious.process import resident
 from illustrious.types import (
@@ -37,6 +39,7 @@ from illustrious.types import (
     ChatRequest,
     ImageRequest,
     Noun,
+    WorkerProcess,
 )
 from illustrious.vision import Analyzer
 from illustrious.writer import Writer
@@ -106,20 +109,6 @@ class Reply(Noun):
     picture: Drawn | None = None
 
 
-class WorkerProcess(Noun):
-    """A child process. Memory in bytes, ``vram`` that of its GPU."""
-
-    id: str
-    kind: Literal["image", "chat", "vision"]
-    pid: int | None
-    device: str | None
-    state: str
-    model: str | None
-    rss: int
-    vram: int = 0
-    restarts: int = 0
-
-
 OnJob = Callable[[Job], None]
 
 
@@ -135,6 +124,8 @@ class Studio:
         vision: Analyzer,
         sessions: Sessions,
         gallery: Gallery,
+        metrics: Metrics,
+        journal: Journal,
         system_prompt: str,
         limits: Limits,
         trash_days: float = 30.0,
@@ -146,6 +137,8 @@ class Studio:
         self.vision = vision
         self.sessions = sessions
         self.gallery = gallery
+        self.metrics = metrics
+        self.journal = journal
         self.limits = limits
         self._writer = writer
         self._system_prompt = system_prompt
@@ -279,7 +272,7 @@ class Studio:
         return await self.drawn(await self._over(job))
 
     async def drawn(self, job: Job) -> Drawn:
-        """The picture of a job that is over. Raises what became of the job instead; ``NotFound`` if the file is gone."""
+        """The picture of a job that is over. Raises what became of it instead; ``NotFound`` if the file is gone."""
         if job.state == "failed" and job.error is not None:
             raise FAILURES.get(job.error.kind, EngineFailed)(job.error.message)
         if job.state != "succeeded" or job.result is None:

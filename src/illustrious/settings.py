@@ -81,6 +81,7 @@ class Settings(BaseSettings):
     shutdown_seconds: float = Field(10.0, ge=0, description="How long jobs may go on when the studio is stopped.")
     key_hours: float = Field(48.0, ge=24, description="How long an `Idempotency-Key` is remembered.")
     trash_days: float = Field(30.0, ge=0, description="How long deleted pictures lie in the trash.")
+    log_prompts: bool = Field(False, description="Write prompts into the log too.")
     fake: bool = Field(False, description="Fake models that answer at once, for tests and work on a user interface.")
 
     @field_validator("allowed_hosts", "cors_origins", "devices", mode="before")

@@ -106,3 +106,17 @@ class BackendStatus(Noun):
     context_length: int | None = None
     vision: bool = False
     pid: int | None = None
+
+
+class WorkerProcess(Noun):
+    """A child process. Memory in bytes, ``vram`` that of its GPU."""
+
+    id: str
+    kind: Literal["image", "chat", "vision"]
+    pid: int | None
+    device: str | None
+    state: str
+    model: str | None
+    rss: int
+    vram: int = 0
+    restarts: int = 0

@@ -78,7 +78,7 @@ async def test_a_child_that_hangs_is_killed(limits: dict[str, float]) -> None:
 async def test_it_tells_the_memory_its_child_takes(worker: ImageWorker) -> None:
     await worker.wait_until_loaded()
     async with asyncio.timeout(10):
-        while not worker.memory.rss:  # noqa: ASYNC110 - a heartbeat is no event
+        while not worker.memory.rss:
             await asyncio.sleep(0.01)
     assert worker.pid is not None
     assert worker.memory.rss == pytest.approx(psutil.Process(worker.pid).memory_info().rss, rel=0.5)

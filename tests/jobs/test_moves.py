@@ -8,11 +8,12 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from illustrious.database import Database
 from illustrious.jobs import Failure, Job, Submission
 from illustrious.jobs.store import MAX_DEATHS, JobStore
+from illustrious.jobs.store import jobs as table
 from illustrious.writer import Writer
 from tests.jobs.conftest import Clock
 
@@ -196,6 +197,9 @@ def moves(database: Database) -> type[RuleBasedStateMachine]:
         def nothing_is_lost_and_nothing_is_different(self) -> None:
             stored = self.loop.run(self.store.page(limit=1000))
             assert [job.id for job in stored] == sorted(self.queue.jobs, reverse=True)
+            with database.read() as connection:
+                turns = {row.id: row.turn for row in connection.execute(select(table.c.id, table.c.turn))}
+            assert turns == {job.id: job.round for job in self.queue.jobs.values()}
             for job in stored:
                 model = self.queue.jobs[job.id]
                 assert (job.state, job.attempts, job.alone) == (model.state, model.attempts, model.alone)

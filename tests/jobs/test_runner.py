@@ -26,12 +26,14 @@ class Stage:
         self.now: dict[str, tuple[asyncio.Future[Outcome], Report]] = {}
         self.begun: list[Job] = []
         self.stopped: list[str] = []
+        self.together: list[set[str]] = []
         self._changed = asyncio.Condition()
 
     async def perform(self, job: Job, report: Report) -> Outcome:
         end: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self.now[job.id] = (end, report)
         self.begun.append(job)
+        self.together.append(set(self.now))
         await self._tell()
         try:
             return await end
@@ -78,8 +80,11 @@ class Eager:
 
 
 @asynccontextmanager
-async def running(store: JobStore, *performers: Any, **options: Any) -> AsyncIterator[Runner]:
-    runner = Runner(store, EventLog(), performers, **options)
+async def running(
+    store: JobStore, *performers: Any, lease: float = 3600.0, poll: float = 3600.0, **options: Any
+) -> AsyncIterator[Runner]:
+    """Without the safety nets, unless the test is about them: what must happen must be told, not found out."""
+    runner = Runner(store, EventLog(), performers, lease=lease, poll=poll, **options)
     await runner.start()
     try:
         async with asyncio.timeout(30):
@@ -109,8 +114,7 @@ async def test_a_submitted_job_is_done_and_whoever_waits_is_told(store: JobStore
 
 
 async def test_a_submission_wakes_the_runner_at_once(store: JobStore) -> None:
-    """The safety net would come in an hour."""
-    async with running(store, Eager(), poll=3600.0) as runner:
+    async with running(store, Eager()) as runner:
         for _ in range(3):
             assert (await runner.wait(await submit(runner))).state == "succeeded"
 
@@ -125,9 +129,32 @@ async def test_no_more_are_begun_than_there_is_room_for(store: JobStore) -> None
         assert set(await stage.until(2)) == {jobs[1], jobs[2]}
 
 
+async def test_the_next_one_begins_while_the_end_of_the_last_is_being_written(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage()
+    may_write = asyncio.Event()
+    finish = store.finish
+
+    async def slow(job: Job, result: dict[str, Any], warnings: tuple[str, ...] = ()) -> Job | None:
+        await may_write.wait()
+        return await finish(job, result, warnings)
+
+    monkeypatch.setattr(store, "finish", slow)
+    async with running(store, stage) as runner:
+        first, second = await submit(runner), await submit(runner)
+        await stage.until(1)
+        stage.end(first)
+        await stage.until(0)
+        assert await stage.until(1) == [second]
+        assert (await store.get(first)).state == "running"
+        may_write.set()
+        assert (await runner.wait(first)).state == "succeeded"
+
+
 async def test_room_that_opens_is_used_when_told(store: JobStore) -> None:
     stage = Stage(capacity=0)
-    async with running(store, stage, poll=3600.0) as runner:
+    async with running(store, stage) as runner:
         job = await submit(runner)
         await store.get(job)
         assert not stage.now
@@ -138,9 +165,9 @@ async def test_room_that_opens_is_used_when_told(store: JobStore) -> None:
 
 async def test_the_load_spreads_over_performers(store: JobStore) -> None:
     stages = [Stage(str(number), capacity=2) for number in range(2)]
-    async with running(store, *stages) as runner:
-        for _ in range(2):
-            await submit(runner)
+    for _ in range(2):
+        await store.submit(Submission(kind="test", request={}))
+    async with running(store, *stages):
         assert [len(await stage.until(1)) for stage in stages] == [1, 1]
 
 
@@ -236,6 +263,7 @@ async def test_after_a_workers_death_its_jobs_run_again_one_at_a_time(store: Job
             stage.end(alone)
             await runner.wait(alone)
         assert await stage.until(3) == later
+        assert stage.together[3:6] == [{job} for job in shared]
         assert [(await store.get(job)).attempts for job in shared] == [2, 2, 2]
 
 

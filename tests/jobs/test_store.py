@@ -91,6 +91,16 @@ async def test_who_was_served_before_does_not_get_his_past_turns_back(store: Job
     assert (await served(store))[:6] in (["early", "late"] * 3, ["late", "early"] * 3)
 
 
+async def test_who_comes_while_nothing_runs_joins_the_round_and_does_not_overtake_it(store: JobStore) -> None:
+    for _ in range(10):
+        await submit(store, "early")
+    for job in await claim(store, limit=5):
+        await store.finish(job, {})
+    for _ in range(5):
+        await submit(store, "late")
+    assert await served(store) == ["early", "late"] * 5
+
+
 async def test_interactive_comes_before_batch(store: JobStore) -> None:
     await submit(store, "a", priority="batch")
     await submit(store, "b", priority="interactive")
@@ -294,6 +304,16 @@ async def test_after_its_workers_death_a_job_runs_alone_and_nothing_overtakes_it
     assert [job.id for job in await claim(store, limit=5)] == [one.id]
     assert [job.id for job in await claim(store, limit=5)] == [two.id]
     assert len(await claim(store, limit=5, idle=False)) == 2
+
+
+async def test_a_job_that_must_run_alone_is_not_taken_with_those_before_it(store: JobStore) -> None:
+    for _ in range(3):
+        await submit(store, "anna")
+    first, second = await claim(store, limit=2)
+    await store.release(first)
+    await store.worker_died(second, ran_alone=False)
+    assert [job.id for job in await claim(store, limit=5)] == [first.id]
+    assert [job.id for job in await claim(store, limit=5)] == [second.id]
 
 
 async def test_a_job_that_ends_its_worker_three_times_alone_is_failed(store: JobStore) -> None:

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
-from illustrious.api import TheAsker, TheStudio, sse
+from illustrious.api import TheAsker, TheStudio, sse, tell
 from illustrious.api.studio import GenerateImageBody, fingerprint, image_request
 from illustrious.errors import InvalidRequest
 from illustrious.jobs import Failure, Job, Priority, State
@@ -69,10 +69,13 @@ class JobPage(BaseModel):
 
 
 @router.post("/jobs", status_code=202)
-async def submit(body: JobBody, asker: TheAsker, studio: TheStudio, response: Response) -> Accepted:
+async def submit(
+    body: JobBody, request: Request, response: Response, asker: TheAsker, studio: TheStudio
+) -> Accepted:
     """Take a picture in and answer at once. With an `Idempotency-Key`, sending it again gives the same job."""
     asker = asker.model_copy(update={"priority": body.priority, "fingerprint": fingerprint(body)})
     job, _ = await studio.submit(image_request(body), asker)
+    tell(job, request, response)
     return await accepted(studio, job, response, body.unknown_fields())
 
 
@@ -103,9 +106,13 @@ async def cancel(job_id: str, studio: TheStudio) -> JobAnswer:
 
 
 @router.post("/jobs/{job_id}/resubmit", status_code=202)
-async def resubmit(job_id: str, asker: TheAsker, studio: TheStudio, response: Response) -> Accepted:
+async def resubmit(
+    job_id: str, request: Request, response: Response, asker: TheAsker, studio: TheStudio
+) -> Accepted:
     """The same request as a new job, for one that failed or was cancelled."""
-    return await accepted(studio, await studio.resubmit(job_id, asker), response, [])
+    job = await studio.resubmit(job_id, asker)
+    tell(job, request, response)
+    return await accepted(studio, job, response, [])
 
 
 @router.get("/jobs/{job_id}/events", response_class=StreamingResponse)
@@ -126,7 +133,6 @@ async def events(
 
 
 async def accepted(studio: Studio, job: Job, response: Response, warnings: list[str]) -> Accepted:
-    response.headers["X-Job-Id"] = job.id
     response.headers["Location"] = f"/jobs/{job.id}"
     position = await studio.runner.store.position(job.id)
     return Accepted(id=job.id, state=job.state, position=position, warnings=[*warnings, *job.warnings])

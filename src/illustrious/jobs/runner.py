@@ -46,7 +46,7 @@ class Runner:
     """Start it, submit to it, drain it.
 
     ``worker`` names this server to others on the same database, and must be the same after a restart: what it held
-    before is then taken up at once. ``poll`` is a safety net for what no signal tells: jobs that another server
+    before is then taken up at once. ``on_change`` hears of every job whose state was committed. ``poll`` is a safety net for what no signal tells: jobs that another server
     submitted or ended. All times in seconds.
     """
 
@@ -60,6 +60,7 @@ class Runner:
         lease: float = LEASE,
         poll: float = 5.0,
         longest_retry: float = 10.0,
+        on_change: Callable[[Job], None] = lambda job: None,
     ) -> None:
         self.store = store
         self.events = events
@@ -69,6 +70,7 @@ class Runner:
         self._lease = lease
         self._poll = poll
         self._longest_retry = longest_retry
+        self._on_change = on_change
         self._runs: dict[str, _Run] = {}  # until their end is committed
         self._on_stage: dict[int, set[_Run]] = {id(performer): set() for performer in performers}
         self._waiting: dict[str, list[asyncio.Future[Job]]] = {}
@@ -282,6 +284,7 @@ class Runner:
     def _announce(self, job: Job) -> None:
         """To be called with what was committed, in that order."""
         self.events.announce(job)
+        self._on_change(job)
         if job.is_over:
             for ended in self._waiting.pop(job.id, []):
                 if not ended.done():

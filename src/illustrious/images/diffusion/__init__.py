@@ -8,7 +8,8 @@ Importing this package loads no torch: everything heavy is imported when the eng
 ``samplers``      which scheduler, and its name      ``decode``      latents → PNG
 ``model``         the parts in memory                ``placement``   device and dtype
 ``checkpoint``    a file or folder → its parts, by ``single_file`` (LDM keys) or ``folder`` (diffusers)
-``weights``       safetensors, and models built around them     ``tokenizer``   CLIP's vocabulary
+``parts``         what a checkpoint holds              ``weights``     safetensors, and models built around them
+``tokenizer``     CLIP's vocabulary
 """
 
 from illustrious.images.diffusion.engine import SDXLEngine

@@ -1,5 +1,6 @@
 """Safetensors in, models out: built without values, then given the file's own tensors, memory-mapped where they fit."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,10 @@ def build(part: Part) -> nn.Module:
             if part.kind in TEXT_MODELS:
                 model: nn.Module = TEXT_MODELS[part.kind](CLIPTextConfig(**part.config))
             else:
-                model = DIFFUSERS_MODELS[part.kind].from_config(part.config)
+                # from_config would do the same and print a warning about every further key.
+                kind = DIFFUSERS_MODELS[part.kind]
+                known = inspect.signature(kind.__init__).parameters
+                model = kind(**{name: value for name, value in part.config.items() if name in known})
     except (ValueError, TypeError) as error:
         raise Unavailable(
             f"The {part.title} of this model has a configuration that cannot be built ({error}). "
