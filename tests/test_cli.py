@@ -15,9 +15,7 @@ from PIL import Image
 from tests.server import RunningStudio, bare_environment, running_studio
 
 
-def illustrious(
-    home: Path, *arguments: str, stdin: str = "", **environment: str
-) -> "subprocess.CompletedProcess[str]":
+def illustrious(home: Path, *arguments: str, stdin: str = "", **environment: str) -> "subprocess.CompletedProcess[str]":
     """Run a verb in an empty home, where nothing is configured and nothing runs at the configured address."""
     environment = {"ILLUSTRIOUS_PORT": "9", **environment}
     return subprocess.run(

@@ -122,9 +122,7 @@ class Scripted:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                scripted.asked.append(
-                    (self.command, self.path, dict(self.headers), json.loads(body) if body else None)
-                )
+                scripted.asked.append((self.command, self.path, dict(self.headers), json.loads(body) if body else None))
                 status, headers, data = answer() if callable(answer) else answer
                 self.send_response(status)
                 for name, value in {"Content-Length": str(len(data)), **headers}.items():

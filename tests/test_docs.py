@@ -204,10 +204,7 @@ def test_the_route_list_is_the_routes(tmp_path: Path) -> None:
     with open_studio(settings) as studio:
         app = create_app(settings, studio)
     served = {
-        f"{method} {route.path}"
-        for route in walk(app.routes)
-        for method in route.methods or ()
-        if method != "HEAD"
+        f"{method} {route.path}" for route in walk(app.routes) for method in route.methods or () if method != "HEAD"
     }
     in_openapi = {f"{method.upper()} {path}" for path, item in app.openapi()["paths"].items() for method in item}
     documented = {row[0].strip("`") for row in table(API, "route")}

@@ -90,9 +90,7 @@ def test_without_the_starter_language_model_everything_else_is_installed(
     assert "models add starter-chat" in capsys.readouterr().out
 
 
-def test_a_python_without_venv_is_told_what_to_install(
-    bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_python_without_venv_is_told_what_to_install(bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ensurepip", None)
     with pytest.raises(SystemExit, match="apt install python3-venv"):
         bootstrap.install("")

@@ -61,9 +61,7 @@ def test_another_tools_text_is_taken_apart() -> None:
         ("Negative prompt: dog", Parameters(negative_prompt="dog")),
         (
             'a cat\nSteps: 9, broken, : , Title: "open, Seed: 1, CFG scale: 2',
-            Parameters(
-                prompt="a cat", settings={"Steps": "9", "Title": '"open', "Seed": "1", "CFG scale": "2"}
-            ),
+            Parameters(prompt="a cat", settings={"Steps": "9", "Title": '"open', "Seed": "1", "CFG scale": "2"}),
         ),
     ],
 )

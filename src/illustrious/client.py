@@ -218,10 +218,7 @@ class IllustriousAIClient:
         )
 
     def _nobody(self, why: str) -> str:
-        return (
-            f"No studio answers at {self.base_url} ({why}). "
-            "Start one with `python main.py`, or correct the address."
-        )
+        return f"No studio answers at {self.base_url} ({why}). Start one with `python main.py`, or correct the address."
 
     @staticmethod
     def _within(seconds: float | None) -> httpx.Timeout:

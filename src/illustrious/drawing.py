@@ -17,9 +17,7 @@ KIND = "image"
 class Drawing:
     """A ``jobs.Performer``: one image worker, and the gallery its pictures go to."""
 
-    def __init__(
-        self, worker: ImageWorker, gallery: Gallery, on_step: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, worker: ImageWorker, gallery: Gallery, on_step: Callable[[], None] = lambda: None) -> None:
         self._worker = worker
         self._gallery = gallery
         self._on_step = on_step

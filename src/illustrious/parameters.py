@@ -53,9 +53,7 @@ def render(request: ImageRequest, *, model: str, sampler: str, version: str) -> 
         "Model": model,
         "Version": version,
     }
-    return compose(
-        Parameters(prompt=request.prompt, negative_prompt=request.negative_prompt, settings=settings)
-    )
+    return compose(Parameters(prompt=request.prompt, negative_prompt=request.negative_prompt, settings=settings))
 
 
 def compose(parameters: Parameters) -> str:

@@ -56,9 +56,7 @@ FAILURES: dict[str, type[StudioError]] = {
 """What a failed job raises for whoever waits for it, by the kind of its error; anything else is the engine's."""
 
 DRAW_COMMAND = "#generate"
-DRAW_HELP = (
-    f"🎨 Write what to draw after {DRAW_COMMAND}, for example: {DRAW_COMMAND} a red apple on a blue background"
-)
+DRAW_HELP = f"🎨 Write what to draw after {DRAW_COMMAND}, for example: {DRAW_COMMAND} a red apple on a blue background"
 
 
 def drawing_prompt(message: str) -> str | None:
@@ -309,9 +307,7 @@ class Studio:
         job, _ = await self.submit(request, asker.model_copy(update={"parent": old.id}))
         return job
 
-    async def replay(
-        self, image_id: str, asker: Asker, on_job: OnJob = lambda job: None
-    ) -> tuple[Report, Drawn]:
+    async def replay(self, image_id: str, asker: Asker, on_job: OnJob = lambda job: None) -> tuple[Report, Drawn]:
         """Draw a picture of the gallery again, and say whether it is the same, and if not what differs.
 
         Raises ``NotFound``, ``InvalidRequest`` when its file does not say enough, and what ``generate`` raises.

@@ -1,8 +1,11 @@
 """The nouns. Frozen values that every part shares; what crosses a process or a network is their JSON."""
 
-from typing import Annotated, Literal
+import base64
+import binascii
+import hashlib
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 SEED_LIMIT = 2**53 - 1
 """Largest seed: the largest integer that JSON readers in every language keep exact."""
@@ -23,15 +26,86 @@ Text = Annotated[str, AfterValidator(writable)]
 """Text that can be written to a file, a database and a model: JSON can say more than that."""
 
 
+def _from_base64(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if value.startswith("data:"):
+        value = value.partition(",")[2]
+    try:
+        return base64.b64decode("".join(value.split()), validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"this is no base64: {error}") from error
+
+
+Blob = Annotated[
+    bytes,
+    BeforeValidator(_from_base64),
+    PlainSerializer(lambda value: base64.b64encode(value).decode("ascii"), when_used="json"),
+]
+"""The bytes of a picture's file; base64 in JSON, with or without a ``data:`` prefix."""
+
+
 class Noun(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class ImageRequest(Noun):
-    """One picture to draw. ``width``/``height`` in pixels, ``None`` for the model's native size.
+class Lora(Noun):
+    """A LoRA by name. ``weight`` acts on the UNet, ``text_weight`` on the text encoders; unset, it is the same."""
 
-    ``seed`` −1 asks for a random one; ``service.Studio`` draws it before anything else sees the request.
-    ``guidance`` 1 means no guidance.
+    name: Annotated[Text, Field(min_length=1, max_length=500)]
+    weight: Annotated[float, Field(ge=-10.0, le=10.0)] = 1.0
+    text_weight: Annotated[float, Field(ge=-10.0, le=10.0)] | None = None
+
+
+class Control(Noun):
+    """A ControlNet by name, and the picture it follows, from ``start`` to ``end`` of the steps (0 … 1)."""
+
+    model: Annotated[Text, Field(min_length=1, max_length=500)]
+    image: Blob
+    weight: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
+    start: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    end: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
+
+
+class Hires(Noun):
+    """A second pass over the enlarged picture. ``width``/``height`` in pixels go before ``scale``.
+
+    ``upscaler`` is ``latent`` (and its kinds), or the name of an upscaler model. ``steps`` unset: those of the first
+    pass. ``strength`` is how much is drawn anew, 0 … 1.
+    """
+
+    scale: Annotated[float, Field(ge=1.0, le=4.0)] = 2.0
+    width: Annotated[int, Field(ge=8, multiple_of=8)] | None = None
+    height: Annotated[int, Field(ge=8, multiple_of=8)] | None = None
+    upscaler: Text = "latent"
+    steps: Annotated[int, Field(ge=1, le=150)] | None = None
+    strength: Annotated[float, Field(ge=0.0, le=1.0)] = 0.6
+
+
+class Outpaint(Noun):
+    """How far the picture grows on each side, in pixels."""
+
+    left: Annotated[int, Field(ge=0, le=2048, multiple_of=8)] = 0
+    right: Annotated[int, Field(ge=0, le=2048, multiple_of=8)] = 0
+    top: Annotated[int, Field(ge=0, le=2048, multiple_of=8)] = 0
+    bottom: Annotated[int, Field(ge=0, le=2048, multiple_of=8)] = 0
+
+
+class ImageRequest(Noun):
+    """Pictures to draw, all alike but for the seed.
+
+    ``None`` stands for what the model's family is best drawn with (``width``/``height``: its native size in pixels).
+    ``seed`` −1 asks for a random one; ``service.Studio`` draws it before anything else sees the request. ``count``
+    pictures take ``seed``, ``seed`` + 1, … ``guidance`` up to 1 means no guidance.
+
+    ``prompt_syntax`` ``a1111`` reads weights, ``BREAK``, ``<lora:…>``, wildcards and the like; ``verbatim`` takes every
+    character as it stands. ``prompt_prefix`` goes before the prompt (quality words). ``exact``: the pixels depend on
+    the request alone, whatever is drawn beside it.
+
+    ``init_image`` is what to start from, ``strength`` how much of it is drawn anew (0 … 1), ``fit`` what happens when
+    its shape is not that of the picture. ``mask`` says where: white is drawn anew, black is kept; ``mask_blur`` in
+    pixels; ``mask_fill`` is what lies under the mask at the start; ``only_masked`` draws the masked region alone, at
+    full size, with ``mask_padding`` pixels around it.
     """
 
     prompt: Text = ""
@@ -41,6 +115,47 @@ class ImageRequest(Noun):
     steps: Annotated[int, Field(ge=1, le=150)] = 30
     guidance: Annotated[float, Field(ge=0.0, le=30.0)] = 7.5
     seed: Annotated[int, Field(ge=-1, le=SEED_LIMIT)] = -1
+    count: Annotated[int, Field(ge=1, le=64)] = 1
+    prompt_prefix: Text | None = None
+    prompt_syntax: Literal["a1111", "verbatim"] = "a1111"
+    sampler: Annotated[Text, Field(max_length=100)] | None = None
+    schedule: Annotated[Text, Field(max_length=100)] | None = None
+    clip_skip: Annotated[int, Field(ge=1, le=12)] | None = None
+    guidance_rescale: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+    tiling: Literal["none", "x", "y", "both"] = "none"
+    exact: bool = True
+    model: Annotated[Text, Field(max_length=500)] | None = None
+    vae: Annotated[Text, Field(max_length=500)] | None = None
+    loras: Annotated[tuple[Lora, ...], Field(max_length=32)] = ()
+    init_image: Blob | None = None
+    strength: Annotated[float, Field(ge=0.0, le=1.0)] = 0.75
+    fit: Literal["stretch", "crop", "pad"] = "crop"
+    mask: Blob | None = None
+    mask_invert: bool = False
+    mask_blur: Annotated[int, Field(ge=0, le=256)] = 4
+    mask_fill: Literal["original", "fill", "noise", "empty"] = "original"
+    only_masked: bool = False
+    mask_padding: Annotated[int, Field(ge=0, le=1024)] = 32
+    outpaint: Outpaint | None = None
+    control: Annotated[tuple[Control, ...], Field(max_length=8)] = ()
+    hires: Hires | None = None
+
+
+def told(request: ImageRequest) -> dict[str, Any]:
+    """The request as JSON for people and metadata: what differs from the defaults beside the basics, and each picture
+    sent in by its digest."""
+    basic = ("prompt", "negative_prompt", "width", "height", "steps", "guidance", "seed")
+    plain = ImageRequest.model_fields
+    body = request.model_dump(mode="python")
+    for holder in (body, *body["control"]):
+        for name in ("init_image", "mask", "image"):
+            if isinstance(holder.get(name), bytes):
+                holder[name] = f"sha256:{hashlib.sha256(holder[name]).hexdigest()}"
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in body.items()
+        if name in basic or value != plain[name].get_default()
+    }
 
 
 class ImageResult(Noun):
@@ -50,6 +165,9 @@ class ImageResult(Noun):
     request: ImageRequest
     model: str
     sampler: str
+    schedule: str | None = None
+    model_hash: str | None = None
+    lora_hashes: dict[str, str] = Field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 

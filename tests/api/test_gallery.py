@@ -184,7 +184,9 @@ async def test_a_picture_is_drawn_again_and_is_the_same(http: httpx.AsyncClient)
     assert body["differences"] == []
     assert body["image"] != first["image_id"]
     again = (await http.get(f"/gallery/{body['image']}")).json()
-    assert (again["seed"], again["job"], again["parent"]) == (3, answer.headers["x-job-id"], (
-        await http.get(f"/gallery/{first['image_id']}")
-    ).json()["job"])
+    assert (again["seed"], again["job"], again["parent"]) == (
+        3,
+        answer.headers["x-job-id"],
+        (await http.get(f"/gallery/{first['image_id']}")).json()["job"],
+    )
     assert (await http.post("/gallery/nothing/replay")).status_code == 404

@@ -217,9 +217,7 @@ async def test_a_bug_is_500_in_json_and_tells_nothing(http: httpx.AsyncClient, s
     ("method", "path", "status"),
     [("GET", "/nowhere", 404), ("GET", "/chat", 405), ("DELETE", "/status", 405), ("GET", "/images/../../x", 404)],
 )
-async def test_unknown_paths_and_methods_are_json(
-    http: httpx.AsyncClient, method: str, path: str, status: int
-) -> None:
+async def test_unknown_paths_and_methods_are_json(http: httpx.AsyncClient, method: str, path: str, status: int) -> None:
     answer = await http.request(method, path)
     assert answer.status_code == status
     assert isinstance(answer.json()["detail"], str)

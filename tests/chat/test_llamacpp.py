@@ -180,7 +180,7 @@ async def test_closing_leaves_no_process_also_in_the_middle_of_loading() -> None
     chat = LlamaCppChat(ChatOptions(threads=2))
     await chat.start()
     waiting = asyncio.create_task(chat.warm())
-    while chat.pid is None:  # noqa: ASYNC110 (there is nothing to be told by: it is the state before any message)
+    while chat.pid is None:
         await asyncio.sleep(0.01)
     process = psutil.Process(chat.pid)
     assert chat.status().loading

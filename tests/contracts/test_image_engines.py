@@ -95,9 +95,7 @@ def test_a_cancelled_picture_takes_no_further_step_and_the_next_one_is_drawn(eng
 
 
 def test_a_waiting_picture_that_is_cancelled_is_never_drawn(engine: ImageEngine) -> None:
-    inbox = Script(
-        Admit(job_id="one", request=REQUEST), Admit(job_id="two", request=REQUEST), Cancel(job_id="two")
-    )
+    inbox = Script(Admit(job_id="one", request=REQUEST), Admit(job_id="two", request=REQUEST), Cancel(job_id="two"))
     events = list(engine.run(inbox))
     assert not [event for event in events if isinstance(event, Step) and event.job_id == "two"]
     assert [event.job_id for event in events if isinstance(event, Done)] == ["one"]

@@ -44,9 +44,7 @@ async def test_a_file_copied_in_is_found_with_what_it_says(gallery: Gallery, tmp
     assert await gallery.scan() == ScanReport()
 
 
-async def test_the_second_look_opens_nothing(
-    gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_second_look_opens_nothing(gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drop(tmp_path / "images" / "a.png")
     await gallery.scan()
     monkeypatch.setattr("illustrious.gallery.scan.open_picture", lambda *_: pytest.fail("opened again"))

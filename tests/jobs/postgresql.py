@@ -32,11 +32,16 @@ def running_postgresql(bin_folder: Path) -> Iterator[str]:
         data = folder / "data"
         subprocess.run(
             [bin_folder / "initdb", "-D", data, "-U", "studio", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8"],
-            check=True, capture_output=True, **options,
+            check=True,
+            capture_output=True,
+            **options,
         )
         with subprocess.Popen(
             [bin_folder / "postgres", "-D", data, "-c", "listen_addresses=", "-c", f"unix_socket_directories={folder}"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **options,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
         ) as server:
             try:
                 assert server.stderr is not None

@@ -348,9 +348,7 @@ async def test_the_ended_among_many_are_found(store: JobStore) -> None:
 
 async def test_a_request_that_is_no_json_harms_nobody_else(store: JobStore) -> None:
     bad = Submission(kind="image", request={"bytes": b"\xff"}, fingerprint="f")
-    results = await asyncio.gather(
-        store.submit(APPLE), store.submit(bad), store.submit(APPLE), return_exceptions=True
-    )
+    results = await asyncio.gather(store.submit(APPLE), store.submit(bad), store.submit(APPLE), return_exceptions=True)
     assert [isinstance(result, Exception) for result in results] == [False, True, False]
     assert await store.depth() == 2
 

@@ -129,7 +129,7 @@ async def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator
 
 async def becomes_true(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - a process's end sets no event
+        while not condition():
             await asyncio.sleep(0.001)
 
 

@@ -77,9 +77,7 @@ def test_light_and_contrast() -> None:
 
 
 def test_a_blurred_copy_is_less_sharp_than_the_picture() -> None:
-    sharp, soft, blurred = (
-        measure(clock().filter(ImageFilter.GaussianBlur(radius))).sharpness for radius in (0, 2, 6)
-    )
+    sharp, soft, blurred = (measure(clock().filter(ImageFilter.GaussianBlur(radius))).sharpness for radius in (0, 2, 6))
     assert sharp is not None and soft is not None and blurred is not None
     assert sharp > 0.5 > soft > blurred
     assert blurred < 0.12

@@ -30,6 +30,6 @@ TheStudio = Annotated[Studio, Depends(studio_of)]
 
 
 def tell(job: Job, request: Request, response: Response) -> None:
-    """The job's id goes into the answer, also when that is an error, and the request's into the job's line in the log."""
+    """The job's id goes into the answer, an error too, and the request's into the job's line in the log."""
     request.state.job_id = response.headers["X-Job-Id"] = job.id
     request.app.state.studio.journal.asked(job.id, request.state.request_id)

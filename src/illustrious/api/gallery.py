@@ -107,9 +107,7 @@ async def pictures(studio: TheStudio, query: Annotated[search.Query, Query()]) -
     return GalleryPage(items=[render(picture) for picture in page.items], next=page.next)
 
 
-@router.get(
-    "/gallery/export", response_class=StreamingResponse, responses={200: {"content": {"application/zip": {}}}}
-)
+@router.get("/gallery/export", response_class=StreamingResponse, responses={200: {"content": {"application/zip": {}}}})
 async def export(studio: TheStudio, wanted: Annotated[Export, Query()]) -> StreamingResponse:
     """All that match, or those of ``ids``, as a ZIP file that is made while it is sent."""
     if wanted.ids is not None:

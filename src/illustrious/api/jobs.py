@@ -7,19 +7,18 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from illustrious.api import TheAsker, TheStudio, sse, tell
-from illustrious.api.studio import GenerateImageBody, fingerprint, image_request
+from illustrious.api.studio import ImageBody, fingerprint, image_request
 from illustrious.errors import InvalidRequest
 from illustrious.jobs import Failure, Job, Priority, State
 from illustrious.service import Studio
+from illustrious.types import ImageRequest, told
 
 router = APIRouter(tags=["jobs"])
 
 
-class JobBody(GenerateImageBody):
-    """As /generate-image takes it, with the wider ranges of the engine."""
+class JobBody(ImageBody):
+    """As /generate-image takes it, with the wider ranges of the engine; what is left out is the model family's."""
 
-    steps: Annotated[int, Field(ge=1, le=150)] = 30
-    guidance: Annotated[float, Field(ge=0.0, le=30.0, description="1 for none")] = 7.5
     priority: Priority = Field("interactive", description="`batch` waits for all that is `interactive`.")
 
 
@@ -69,9 +68,7 @@ class JobPage(BaseModel):
 
 
 @router.post("/jobs", status_code=202)
-async def submit(
-    body: JobBody, request: Request, response: Response, asker: TheAsker, studio: TheStudio
-) -> Accepted:
+async def submit(body: JobBody, request: Request, response: Response, asker: TheAsker, studio: TheStudio) -> Accepted:
     """Take a picture in and answer at once. With an `Idempotency-Key`, sending it again gives the same job."""
     asker = asker.model_copy(update={"priority": body.priority, "fingerprint": fingerprint(body)})
     job, _ = await studio.submit(image_request(body), asker)
@@ -106,9 +103,7 @@ async def cancel(job_id: str, studio: TheStudio) -> JobAnswer:
 
 
 @router.post("/jobs/{job_id}/resubmit", status_code=202)
-async def resubmit(
-    job_id: str, request: Request, response: Response, asker: TheAsker, studio: TheStudio
-) -> Accepted:
+async def resubmit(job_id: str, request: Request, response: Response, asker: TheAsker, studio: TheStudio) -> Accepted:
     """The same request as a new job, for one that failed or was cancelled."""
     job = await studio.resubmit(job_id, asker)
     tell(job, request, response)
@@ -145,9 +140,8 @@ def answer(studio: Studio, job: Job, position: int | None = None) -> JobAnswer:
     if step is not None:
         progress = JobProgress(**step.data)
     return JobAnswer(
-        **job.model_dump(
-            include={"id", "state", "attempts", "priority", "parent", "request", "created", "started", "finished"}
-        ),
+        **job.model_dump(include={"id", "state", "attempts", "priority", "parent", "created", "started", "finished"}),
+        request=told(ImageRequest.model_validate(job.request)),
         progress=progress,
         result=JobResult.model_validate(job.result) if job.result else None,
         error=job.error,

@@ -5,7 +5,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Coroutine
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
@@ -15,7 +15,7 @@ from illustrious.api import TheAsker, TheStudio, tell
 from illustrious.errors import Cancelled, EngineFailed, InvalidRequest, StorageFailed, Unavailable
 from illustrious.pictures import decode_base64
 from illustrious.service import Drawn, Studio, drawing_prompt
-from illustrious.types import SEED_LIMIT, AnalysisRequest, BackendStatus, ImageRequest, Text, writable
+from illustrious.types import AnalysisRequest, BackendStatus, ImageRequest, Text, writable
 
 router = APIRouter(tags=["studio"])
 
@@ -51,14 +51,12 @@ class Status(BaseModel):
     version: str = __version__
 
 
-class GenerateImageBody(Body):
+class ImageBody(ImageRequest):
+    """An image request with every field a caller may leave out; unknown ones are kept, to be named in ``warnings``."""
+
+    model_config = ConfigDict(extra="allow")
+
     prompt: Text
-    negative_prompt: Text = ""
-    steps: Annotated[int, Field(ge=10, le=100)] = 30
-    guidance: Annotated[float, Field(ge=1.0, le=20.0)] = 7.5
-    seed: Annotated[int, Field(ge=-1, le=SEED_LIMIT, description="-1 for random")] = -1
-    width: Annotated[int, Field(ge=8, multiple_of=8, description="pixels; unset: the model's own")] | None = None
-    height: Annotated[int, Field(ge=8, multiple_of=8)] | None = None
 
     @field_validator("prompt")
     @classmethod
@@ -66,6 +64,22 @@ class GenerateImageBody(Body):
         if not value.strip():
             raise ValueError("The prompt is blank; say what to draw.")
         return value
+
+    def unknown_fields(self) -> list[str]:
+        return [f"Unknown field {name!r} was ignored." for name in self.model_extra or {}]
+
+
+class GenerateImageBody(ImageBody):
+    """The founding fields with their narrow ranges and defaults; the prompt is taken as it stands."""
+
+    steps: Annotated[int, Field(ge=10, le=100)] = 30
+    guidance: Annotated[float, Field(ge=1.0, le=20.0)] = 7.5
+    prompt_syntax: Literal["a1111", "verbatim"] = "verbatim"
+
+    def settled(self) -> dict[str, Any]:
+        """What the contract sets where the caller does not."""
+        names = ("negative_prompt", "steps", "guidance", "prompt_syntax")
+        return {**{name: getattr(self, name) for name in names}, "prompt_prefix": self.prompt_prefix or ""}
 
 
 class GenerateImageAnswer(BaseModel):
@@ -133,7 +147,7 @@ async def generate_image(
     x_cancel_on_disconnect: Annotated[bool, Header(description="Stop drawing when the caller hangs up.")] = False,
 ) -> GenerateImageAnswer:
     asker = asker.model_copy(update={"fingerprint": fingerprint(body)})
-    drawing = studio.generate(image_request(body), asker, lambda job: tell(job, request, response))
+    drawing = studio.generate(image_request(body, **body.settled()), asker, lambda job: tell(job, request, response))
     try:
         if x_cancel_on_disconnect:
             picture = await unless_gone(request, studio, drawing)
@@ -156,11 +170,13 @@ async def generate_image(
     )
 
 
-def image_request(body: GenerateImageBody) -> ImageRequest:
-    return ImageRequest(**body.model_dump(include=set(ImageRequest.model_fields)))
+def image_request(body: ImageBody, **settled: Any) -> ImageRequest:
+    """The noun; its ``model_fields_set`` tells what the caller or the contract said, and what is left to the model."""
+    said = {name: getattr(body, name) for name in body.model_fields_set if name in ImageRequest.model_fields}
+    return ImageRequest(**(said | settled))
 
 
-def fingerprint(body: GenerateImageBody) -> str:
+def fingerprint(body: ImageBody) -> str:
     """What was sent, before a seed was drawn for it: tells two bodies under one ``Idempotency-Key`` apart."""
     return hashlib.sha256(json.dumps(body.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
 
@@ -185,9 +201,7 @@ async def until_gone(request: Request) -> None:
 
 
 @router.post("/chat", response_model_exclude_none=True)
-async def chat(
-    body: ChatBody, request: Request, response: Response, asker: TheAsker, studio: TheStudio
-) -> ChatAnswer:
+async def chat(body: ChatBody, request: Request, response: Response, asker: TheAsker, studio: TheStudio) -> ChatAnswer:
     unavailable, failed = (
         (NO_IMAGE_MODEL, GENERATION_FAILED) if drawing_prompt(body.message) else (NO_CHAT_MODEL, CHAT_FAILED)
     )

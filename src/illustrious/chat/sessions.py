@@ -117,9 +117,9 @@ class Sessions:
             .scalar_subquery()
         )
         title = func.coalesce(opening, "").label("title")
-        query = select(
-            groups.c.id, title, groups.c.messages, groups.c.created, groups.c.updated
-        ).order_by(groups.c.last.desc())
+        query = select(groups.c.id, title, groups.c.messages, groups.c.created, groups.c.updated).order_by(
+            groups.c.last.desc()
+        )
         with self._database.read() as connection:
             return [SessionSummary(**row) for row in connection.execute(query).mappings()]
 
@@ -141,9 +141,7 @@ def estimate_tokens(message: ChatMessage) -> int:
     words = sum(1 for character in text if character.isascii() and (character.isalpha() or character.isspace()))
     symbols = sum(1 for character in text if character.isascii()) - words
     other_bytes = len(text.encode("utf-8", "replace")) - words - symbols
-    return (
-        math.ceil(words / 2.5 + symbols + other_bytes * 0.75) + MESSAGE_TOKENS + IMAGE_TOKENS * len(message.images)
-    )
+    return math.ceil(words / 2.5 + symbols + other_bytes * 0.75) + MESSAGE_TOKENS + IMAGE_TOKENS * len(message.images)
 
 
 def fit(conversation: Sequence[ChatMessage], context_length: int | None, max_tokens: int) -> list[ChatMessage]:

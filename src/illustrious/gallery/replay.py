@@ -90,5 +90,3 @@ def _differences(part: str, before: Mapping[str, Any], after: Mapping[str, Any])
     for name in sorted({*before, *after} - {"warnings"}):
         if before.get(name) != after.get(name):
             yield Difference(name=f"{part}.{name}", before=before.get(name), after=after.get(name))
-
-

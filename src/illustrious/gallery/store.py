@@ -27,7 +27,7 @@ from illustrious.gallery.scan import Scan, ScanReport
 from illustrious.gallery.search import Filters, Page, Query
 from illustrious.gallery.table import Picture, images, picture_of
 from illustrious.pictures import DAMAGED
-from illustrious.types import ImageResult, Noun
+from illustrious.types import ImageResult, Noun, told
 
 ATTEMPTS = 5
 LONGEST_TAG, MOST_TAGS = 100, 100
@@ -199,7 +199,7 @@ class Gallery:
             "negative_prompt": request.negative_prompt,
             "model": result.model,
             "parameters": {
-                **request.model_dump(mode="json"),
+                **told(request),
                 "model": result.model,
                 "sampler": result.sampler,
                 "warnings": list(result.warnings),
@@ -369,4 +369,3 @@ def _names_like(path: str) -> Iterator[str]:
     while True:
         number += 1
         yield str(wanted.with_name(f"{wanted.stem} ({number}){wanted.suffix}"))
-

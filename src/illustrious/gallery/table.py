@@ -130,9 +130,7 @@ def put(connection: Connection, image_id: str, values: Mapping[str, Any]) -> Non
     if changes.get("created", earlier.created) != earlier.created:
         changes["position"] = _free_position(connection, changes["created"])
         connection.execute(
-            update(image_tags)
-            .where(image_tags.c.position == earlier.position)
-            .values(position=changes["position"])
+            update(image_tags).where(image_tags.c.position == earlier.position).values(position=changes["position"])
         )
     connection.execute(update(images).where(images.c.id == image_id).values(changes))
 

@@ -14,9 +14,17 @@ from illustrious.types import ImageRequest, ImageResult, Noun
 
 
 class EngineOptions(Noun):
-    """What an engine is told at birth. ``model`` is a path (file or folder); ``None`` for an engine that needs none."""
+    """What an engine is told at birth. ``model`` is a path (file or folder); ``None`` for the engine's own.
+
+    ``models_dirs`` are the folders that requests name models, LoRAs and the like from. ``memory_limit`` in bytes is
+    what it may take of the device, ``None`` for all there is. Every ``preview_every`` steps there is a preview, 0 for
+    never.
+    """
 
     model: str | None = None
+    models_dirs: tuple[str, ...] = ()
+    memory_limit: int | None = None
+    preview_every: int = 5
     device: str | None = None
     max_pixels: int = 2048 * 2048
     threads: int | None = None

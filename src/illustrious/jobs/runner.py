@@ -46,8 +46,8 @@ class Runner:
     """Start it, submit to it, drain it.
 
     ``worker`` names this server to others on the same database, and must be the same after a restart: what it held
-    before is then taken up at once. ``on_change`` hears of every job whose state was committed. ``poll`` is a safety net for what no signal tells: jobs that another server
-    submitted or ended. All times in seconds.
+    before is then taken up at once. ``on_change`` hears of every job whose state was committed. ``poll`` is a safety
+    net for what no signal tells: jobs that another server submitted or ended. All times in seconds.
     """
 
     def __init__(

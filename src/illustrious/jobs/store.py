@@ -208,9 +208,7 @@ class JobStore:
             accepted = await self._writer.run(operation)
         if isinstance(accepted, _Full):
             seconds = max(1.0, self._run_time * accepted.depth / 10 / workers)
-            raise QueueFull(
-                f"{accepted.depth} jobs are waiting already; try again in about {seconds:.0f} s.", seconds
-            )
+            raise QueueFull(f"{accepted.depth} jobs are waiting already; try again in about {seconds:.0f} s.", seconds)
         return accepted
 
     async def claim(self, worker: str, lease: float, limit: int = 1, idle: bool = True) -> list[Job]:
@@ -438,9 +436,7 @@ def _submit(
     if limit is not None and depth >= limit:
         return _Full(depth)
     turn = max(served or 0, head or 0, own or 0)
-    connection.execute(
-        _INSERT, {**job.model_dump(), "priority": priority, "turn": turn, "fingerprint": fingerprint}
-    )
+    connection.execute(_INSERT, {**job.model_dump(), "priority": priority, "turn": turn, "fingerprint": fingerprint})
     return job, True
 
 

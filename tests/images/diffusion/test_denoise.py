@@ -89,9 +89,7 @@ def test_the_starter_gives_diffusers_latents(
     [tiny.Tiny(), tiny.Tiny(prediction="v_prediction"), tiny.Tiny(prediction="v_prediction", zero_snr=True)],
     ids=["eps", "v", "v with zero terminal SNR"],
 )
-def test_a_random_checkpoint_gives_diffusers_latents_from_either_layout(
-    checkpoint: tiny.Tiny, tmp_path: Path
-) -> None:
+def test_a_random_checkpoint_gives_diffusers_latents_from_either_layout(checkpoint: tiny.Tiny, tmp_path: Path) -> None:
     folder = tiny.write_folder(tmp_path / "folder", checkpoint)
     file = tiny.write_single_file(tmp_path / "file.safetensors", checkpoint)
     pipeline = reference(folder)

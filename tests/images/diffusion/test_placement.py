@@ -45,9 +45,7 @@ def test_the_device_asked_for_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("asked", ["cuda:2", "mps", "meta", "gpu", ""])
-def test_a_device_that_is_not_there_is_refused_with_those_that_are(
-    monkeypatch: pytest.MonkeyPatch, asked: str
-) -> None:
+def test_a_device_that_is_not_there_is_refused_with_those_that_are(monkeypatch: pytest.MonkeyPatch, asked: str) -> None:
     play(monkeypatch, cuda=2)
     if not asked:
         assert place(asked).backend == "cuda"  # an empty setting is no setting

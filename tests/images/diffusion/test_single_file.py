@@ -140,9 +140,7 @@ def test_every_tensor_of_full_size_sdxl_gets_the_name_and_shape_of_the_published
 
 
 @pytest.mark.parametrize("part", list(SDXL))
-def test_the_configurations_are_the_published_ones(
-    full_size: tuple[dict[str, Tensor], Checkpoint], part: str
-) -> None:
+def test_the_configurations_are_the_published_ones(full_size: tuple[dict[str, Tensor], Checkpoint], part: str) -> None:
     config = parts_of(full_size[1])[part].config
     assert {name: config[name] for name in SDXL[part]} == SDXL[part]
     assert names(build(parts_of(full_size[1])[part])) == names(published(part, {}))
