@@ -284,17 +284,22 @@ class Studio:
         """The job once it is over. One that no worker will ever draw is withdrawn, so that it is not drawn for nobody
         after the next start."""
         over = asyncio.ensure_future(self.runner.wait(job.id))
-        hopeless = asyncio.gather(*(worker.wait_until_hopeless() for worker in self.workers))
+        hopeless = asyncio.ensure_future(self._hopeless())
         try:
             either: set[asyncio.Future[Any]] = {over, hopeless}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if over.done():
                 return over.result()
             await self.runner.cancel(job.id)
-            raise Unavailable(hopeless.result()[0])
+            raise Unavailable(hopeless.result())
         finally:
             over.cancel()
             hopeless.cancel()
+
+    async def _hopeless(self) -> str:
+        """Return, with the reason, once no worker will ever draw."""
+        reasons = [await worker.wait_until_hopeless() for worker in self.workers]
+        return reasons[0]
 
     async def cancel(self, job_id: str) -> Job:
         """Withdraw a job: one that runs stops at its next step. Raises ``NotFound``, ``StorageFailed``."""

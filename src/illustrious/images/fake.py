@@ -2,15 +2,19 @@
 
 import hashlib
 import io
+import json
 from collections.abc import Generator, Iterator
 
 from PIL import Image
 
 from illustrious.images import Admit, Cancel, Done, EngineOptions, Event, Failed, Inbox, Loading, Ready, Step, Stop
 from illustrious.registry import registered
-from illustrious.types import ImageRequest, ImageResult
+from illustrious.types import ImageRequest, ImageResult, told
 
 NATIVE_SIZE = 64
+
+LEAVES_THE_PICTURE = ("exact", "prompt_syntax", "count")
+"""Fields that say how to draw, and not what."""
 
 
 @registered("fake")
@@ -68,8 +72,9 @@ class FakeEngine:
 def draw(request: ImageRequest) -> ImageResult:
     """The picture of a request: an 8×8 pattern of colours, drawn from its digest, enlarged to the size asked for."""
     width, height = request.width or NATIVE_SIZE, request.height or NATIVE_SIZE
-    used = request.model_copy(update={"width": width, "height": height})
-    pattern = hashlib.shake_256(used.model_dump_json().encode()).digest(8 * 8 * 3)
+    used = request.model_copy(update={"width": width, "height": height, "model": "fake", "sampler": "none"})
+    matters = {name: value for name, value in told(used).items() if name not in LEAVES_THE_PICTURE and value != ""}
+    pattern = hashlib.shake_256(json.dumps(matters).encode()).digest(8 * 8 * 3)
     image = Image.frombytes("RGB", (8, 8), pattern).resize((width, height), Image.Resampling.NEAREST)
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
