@@ -18,6 +18,9 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 STAMP = VENV / "installed"
 STARTER_CHAT = ROOT / "src" / "illustrious" / "data" / "starter-chat.txt"
+TESTED_WITH = ROOT / "tests" / "alone.txt"
+"""Tools that the tests ask what they read. They insist on old versions of what they need, and work with ours."""
+
 TORCH_INDEX = "https://download.pytorch.org/whl"
 
 
@@ -34,7 +37,8 @@ def venv_python() -> Path:
 def wanted_stamp(extras: str) -> str:
     """What the environment must have been installed from: these files, this Python, these extras."""
     digest = hashlib.sha256()
-    for file in (ROOT / "constraints.txt", ROOT / "pyproject.toml", STARTER_CHAT):
+    files = (ROOT / "constraints.txt", ROOT / "pyproject.toml", STARTER_CHAT)
+    for file in (*files, TESTED_WITH) if extras == "test" else files:
         digest.update(file.read_bytes())
     return f"{digest.hexdigest()} {platform.python_version()} {extras}\n"
 
@@ -109,6 +113,8 @@ def install(extras: str) -> None:
         pip(pinned_torch(), *(("--index-url", index) if index else ()))
         say("Installing the studio …")
         pip(*constraints, "--editable", f"{ROOT}[{extras}]" if extras else str(ROOT))
+        if extras == "test":
+            pip("--no-deps", "--require-hashes", "--requirement", str(TESTED_WITH))
     except subprocess.CalledProcessError as error:
         raise SystemExit(
             f"Installing failed (pip ended with {error.returncode}); its words are above. "

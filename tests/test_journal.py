@@ -14,6 +14,7 @@ JOB = Job(
     state="succeeded",
     request={"prompt": "a secret"},
     owner="me",
+    request_id="r1",
     priority="batch",
     attempts=1,
     created=10,
@@ -31,7 +32,6 @@ def test_a_job_that_is_over_is_one_line_with_its_request_and_without_its_prompt(
 ) -> None:
     caplog.set_level(logging.INFO, "illustrious")
     journal = Journal()
-    journal.asked("j1", "r1")
     journal.changed(JOB.model_copy(update={"state": "running"}))
     journal.changed(JOB)
     (line,) = lines(caplog)

@@ -60,6 +60,16 @@ def test_torch_comes_first_then_the_studio_then_the_starter_language_model(
     assert not bootstrap.installed("test")
 
 
+def test_for_the_tests_their_tools_are_installed_without_what_these_insist_on(
+    bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation = Installation(bootstrap, monkeypatch)
+    bootstrap.install("test")
+    _, studio, tools, _ = installation.asked
+    assert studio[-1] == f"{bootstrap.ROOT}[test]"
+    assert "--no-deps" in tools and tools[-1].endswith("alone.txt")
+
+
 def test_an_interrupted_installation_is_begun_again(bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     installation = Installation(bootstrap, monkeypatch)
     bootstrap.install("")

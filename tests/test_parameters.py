@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from illustrious.errors import EngineFailed
+from illustrious.gallery.foreign import automatic1111
 from illustrious.parameters import Parameters, compose, parse, read, render, write_png
 from illustrious.pictures import open_picture
-from illustrious.types import ImageRequest
+from illustrious.types import Hires, ImageRequest, Lora
 
 REQUEST = ImageRequest(
     prompt="a lighthouse", negative_prompt="blurry", width=512, height=768, steps=20, guidance=7.0, seed=1
@@ -23,6 +24,38 @@ def test_the_text_is_the_web_uis() -> None:
         "Negative prompt: blurry\n"
         "Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 512x768, Model: starter, Version: 0.1.0"
     )
+
+
+def test_what_applies_is_said_in_the_web_uis_words() -> None:
+    rich = ImageRequest(
+        prompt="a lighthouse <lora:ink:0.8>", width=512, height=768, steps=20, guidance=7, seed=1, clip_skip=2,
+        vae="sdxl.vae", tiling="both", loras=(Lora(name="ink", weight=0.8), Lora(name="line", text_weight=0.5)),
+        hires=Hires(scale=1.5, steps=10, strength=0.4),
+    )  # fmt: skip
+    text = render(
+        rich, model="wai", sampler="DPM++ 2M", version="1", schedule="Karras", model_hash="0123abcd",
+        lora_hashes={"ink": "7c6b", "line": "ad76"},
+    )  # fmt: skip
+    assert text == (
+        "a lighthouse <lora:ink:0.8> <lora:line:0.5:1>\n"
+        "Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7, Seed: 1, Size: 512x768, "
+        "Model hash: 0123abcd, Model: wai, VAE: sdxl.vae, Denoising strength: 0.4, Clip skip: 2, Tiling: True, "
+        'Hires upscale: 1.5, Hires steps: 10, Hires upscaler: Latent, Lora hashes: "ink: 7c6b, line: ad76", Version: 1'
+    )
+    found = automatic1111(text)
+    assert (found.model_hash, found.lora_hashes) == ("0123abcd", {"ink": "7c6b", "line": "ad76"})
+    assert (found.parameters["schedule"], found.parameters["clip_skip"]) == ("Karras", 2)
+
+
+def test_a_picture_drawn_from_another_says_how_much_of_it_is_new() -> None:
+    changed = REQUEST.model_copy(update={"init_image": b"picture", "mask": b"mask", "strength": 0.55, "mask_blur": 8})
+    settings = parse(render(changed, model="m", sampler="s", version="1")).settings
+    assert (settings["Denoising strength"], settings["Mask blur"]) == ("0.55", "8")
+    assert "Denoising strength" not in parse(render(REQUEST, model="m", sampler="s", version="1")).settings
+    sized = REQUEST.model_copy(update={"hires": Hires(width=1024, height=1536, upscaler="4x-UltraSharp")})
+    settings = parse(render(sized, model="m", sampler="s", version="1")).settings
+    assert (settings["Hires resize"], settings["Hires upscaler"]) == ("1024x1536", "4x-UltraSharp")
+    assert "Hires upscale" not in settings
 
 
 def test_empty_prompts_leave_no_line() -> None:

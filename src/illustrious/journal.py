@@ -2,14 +2,10 @@
 
 import json
 import logging
-from collections import OrderedDict
 
 from illustrious.jobs import Job
 
 log = logging.getLogger("illustrious.jobs.journal")
-
-MOST_REMEMBERED = 10_000
-"""Jobs under way whose request is remembered; the oldest are forgotten first."""
 
 
 class Journal:
@@ -17,13 +13,6 @@ class Journal:
 
     def __init__(self, prompts: bool = False) -> None:
         self._prompts = prompts
-        self._requests: OrderedDict[str, str] = OrderedDict()
-
-    def asked(self, job_id: str, request_id: str) -> None:
-        """This request asked for this job."""
-        self._requests.setdefault(job_id, request_id)
-        while len(self._requests) > MOST_REMEMBERED:
-            self._requests.popitem(last=False)
 
     def changed(self, job: Job) -> None:
         """A job's state was committed; the line is written at its end."""
@@ -31,7 +20,7 @@ class Journal:
             return
         line = {
             "job": job.id,
-            "request_id": self._requests.pop(job.id, None),
+            "request_id": job.request_id,
             "owner": job.owner,
             "kind": job.kind,
             "state": job.state,

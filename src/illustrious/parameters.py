@@ -16,12 +16,13 @@ import json
 import re
 import struct
 import zlib
+from collections.abc import Mapping
 
 from PIL import ExifTags, Image
 from pydantic import Field
 
 from illustrious.errors import EngineFailed
-from illustrious.types import ImageRequest, Noun
+from illustrious.types import Hires, ImageRequest, Lora, Noun
 
 NEGATIVE = "Negative prompt:"
 
@@ -42,18 +43,63 @@ class Parameters(Noun):
     settings: dict[str, str] = Field(default_factory=dict)
 
 
-def render(request: ImageRequest, *, model: str, sampler: str, version: str) -> str:
-    """The text for a finished picture: ``request`` as finally used, drawn by ``model`` with ``sampler``."""
+def render(
+    request: ImageRequest,
+    *,
+    model: str,
+    sampler: str,
+    version: str,
+    schedule: str | None = None,
+    model_hash: str | None = None,
+    lora_hashes: Mapping[str, str] | None = None,
+) -> str:
+    """The text for a finished picture: ``request`` as finally used, drawn by ``model`` with ``sampler``.
+
+    Names, order and spelling of the settings are the web UI's, so that its own reader takes them over; what does not
+    apply is left out. LoRAs that were not written in the prompt are added to it as the web UI writes them.
+    """
+    hires, redrawn = request.hires, request.init_image is not None
+    strength = request.strength if redrawn else hires.strength if hires else None
+    hashes = ", ".join(f"{name}: {value}" for name, value in (lora_hashes or {}).items())
     settings = {
         "Steps": str(request.steps),
         "Sampler": sampler,
+        "Schedule type": schedule,
         "CFG scale": f"{request.guidance:g}",
         "Seed": str(request.seed),
         "Size": f"{request.width}x{request.height}",
+        "Model hash": model_hash,
         "Model": model,
+        "VAE": request.vae,
+        "Denoising strength": None if strength is None else f"{strength:g}",
+        "Clip skip": None if request.clip_skip is None else str(request.clip_skip),
+        "Tiling": None if request.tiling == "none" else "True",
+        "Mask blur": str(request.mask_blur) if redrawn and request.mask is not None else None,
+        **(_of_second_pass(hires) if hires else {}),
+        "Lora hashes": hashes or None,
         "Version": version,
     }
-    return compose(Parameters(prompt=request.prompt, negative_prompt=request.negative_prompt, settings=settings))
+    said = {name: value for name, value in settings.items() if value is not None}
+    tags = [_tag(lora) for lora in request.loras if f"<lora:{lora.name}:" not in request.prompt]
+    prompt = " ".join(part for part in (request.prompt, *tags) if part)
+    return compose(Parameters(prompt=prompt, negative_prompt=request.negative_prompt, settings=said))
+
+
+def _of_second_pass(hires: Hires) -> dict[str, str | None]:
+    resized = hires.width is not None or hires.height is not None
+    name = hires.upscaler
+    return {
+        "Hires upscale": None if resized else f"{hires.scale:g}",
+        "Hires resize": f"{hires.width or 0}x{hires.height or 0}" if resized else None,
+        "Hires steps": None if hires.steps is None else str(hires.steps),
+        "Hires upscaler": name[:1].upper() + name[1:] if name.startswith("latent") else name,
+    }
+
+
+def _tag(lora: Lora) -> str:
+    text_weight = lora.weight if lora.text_weight is None else lora.text_weight
+    unet = "" if text_weight == lora.weight else f":{lora.weight:g}"
+    return f"<lora:{lora.name}:{text_weight:g}{unet}>"
 
 
 def compose(parameters: Parameters) -> str:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from illustrious.errors import (
     Cancelled,
     EngineFailed,
     InvalidRequest,
+    NotFound,
     StorageFailed,
     StudioError,
     Unavailable,
@@ -22,6 +23,7 @@ from illustrious.errors import (
 from illustrious.gallery.replay import Drawing, Report, compare
 from illustrious.gallery.replay import request as request_again
 from illustrious.gallery.store import Gallery
+from illustrious.gallery.table import Picture
 from illustrious.images import Ready
 from illustrious.images.process import ImageWorker
 from illustrious.jobs import Job, Priority, Submission
@@ -76,13 +78,15 @@ class Limits(Noun):
 
 class Asker(Noun):
     """Who asks, and how. Owners share the queue evenly; an ``idempotency_key`` makes asking twice the same job, and
-    ``fingerprint`` tells what was sent with it. ``parent``: the job this one repeats."""
+    ``fingerprint`` tells what was sent with it. ``parent``: the job or picture this one repeats. ``request_id``: the
+    name of the call."""
 
     owner: str = "local"
     priority: Priority = "interactive"
     idempotency_key: str | None = None
     fingerprint: str | None = None
     parent: str | None = None
+    request_id: str | None = None
 
 
 class Drawn(Noun):
@@ -319,9 +323,18 @@ class Studio:
         """
         before = await self._as_drawn(image_id)
         picture = await self.gallery.get(image_id)
-        again = asker.model_copy(update={"parent": picture.job})
-        drawn = await self.generate(request_again(picture), again, on_job)
+        request = request_again(picture, await self._sent_for(picture))
+        drawn = await self.generate(request, asker.model_copy(update={"parent": picture.id}), on_job)
         return compare(before, await self._as_drawn(drawn.id)), drawn
+
+    async def _sent_for(self, picture: Picture) -> Mapping[str, Any] | None:
+        """The request of the picture's job, while that is remembered: it holds the pictures that were sent in."""
+        if picture.job is None:
+            return None
+        try:
+            return (await self.runner.store.get(picture.job)).request
+        except NotFound:
+            return None
 
     async def _as_drawn(self, image_id: str) -> Drawing:
         picture, path = await self.gallery.open(image_id)

@@ -141,6 +141,11 @@ class ImageRequest(Noun):
     hires: Hires | None = None
 
 
+def digest_of(picture: bytes) -> str:
+    """The name of a picture that was sent in: what its file's bytes are."""
+    return f"sha256:{hashlib.sha256(picture).hexdigest()}"
+
+
 def told(request: ImageRequest) -> dict[str, Any]:
     """The request as JSON for people and metadata: what differs from the defaults beside the basics, and each picture
     sent in by its digest."""
@@ -150,7 +155,7 @@ def told(request: ImageRequest) -> dict[str, Any]:
     for holder in (body, *body["control"]):
         for name in ("init_image", "mask", "image"):
             if isinstance(holder.get(name), bytes):
-                holder[name] = f"sha256:{hashlib.sha256(holder[name]).hexdigest()}"
+                holder[name] = digest_of(holder[name])
     return {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in body.items()

@@ -1,6 +1,8 @@
 """The gallery over HTTP."""
 
 import asyncio
+import base64
+import hashlib
 import io
 import re
 import zipfile
@@ -184,9 +186,18 @@ async def test_a_picture_is_drawn_again_and_is_the_same(http: httpx.AsyncClient)
     assert body["differences"] == []
     assert body["image"] != first["image_id"]
     again = (await http.get(f"/gallery/{body['image']}")).json()
-    assert (again["seed"], again["job"], again["parent"]) == (
-        3,
-        answer.headers["x-job-id"],
-        (await http.get(f"/gallery/{first['image_id']}")).json()["job"],
-    )
+    assert (again["seed"], again["job"], again["parent"]) == (3, answer.headers["x-job-id"], first["image_id"])
     assert (await http.post("/gallery/nothing/replay")).status_code == 404
+
+
+async def test_a_picture_drawn_from_another_is_drawn_again_from_that_one(http: httpx.AsyncClient) -> None:
+    sketch = base64.b64encode(b"a sketch").decode()
+    first = (await http.post("/generate-image", json={"prompt": "a cat", "seed": 3, "init_image": sketch})).json()
+    other = (await http.post("/generate-image", json={"prompt": "a cat", "seed": 3})).json()
+    assert first["image_base64"] != other["image_base64"]
+    told = [
+        (await http.get(f"/gallery/{first['image_id']}")).json()["parameters"],
+        (await http.get("/jobs")).json()["items"][1]["request"],
+    ]
+    assert [part["init_image"] for part in told] == [f"sha256:{hashlib.sha256(b'a sketch').hexdigest()}"] * 2
+    assert (await http.post(f"/gallery/{first['image_id']}/replay")).json()["identical"]

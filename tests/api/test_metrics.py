@@ -31,3 +31,4 @@ async def test_the_log_line_of_a_job_names_its_request(
     (line,) = [record.message for record in caplog.records if record.name == "illustrious.jobs.journal"]
     assert '"request_id": "mine-2"' in line
     assert answer.headers["x-job-id"] in line
+    assert (await http.get(f"/jobs/{answer.headers['x-job-id']}")).json()["request_id"] == "mine-2"

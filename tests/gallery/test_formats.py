@@ -13,15 +13,17 @@ from illustrious.errors import InvalidRequest
 from illustrious.gallery.foreign import read
 from illustrious.gallery.formats import Format, digest, encode
 from illustrious.pictures import open_picture
-from illustrious.types import ImageRequest
+from illustrious.types import Hires, ImageRequest
 
 FORMATS: list[Format] = ["png", "jpeg", "webp"]
 TEXT = parameters.render(
-    ImageRequest(prompt="a château, 海の城", negative_prompt="blurry", seed=42, steps=20, width=48, height=32),
-    model="wai-v14",
-    sampler="Euler a",
-    version="Illustrious AI Studio 1",
-)
+    ImageRequest(
+        prompt="a château, 海の城", negative_prompt="blurry", seed=42, steps=20, width=48, height=32,
+        clip_skip=2, hires=Hires(),
+    ),
+    model="wai-v14", sampler="Euler a", version="Illustrious AI Studio 1",
+    schedule="Karras", model_hash="0123abcd", lora_hashes={"ink": "7c6bad76eb54", "line": "11"},
+)  # fmt: skip
 PICTURE = Image.radial_gradient("L").resize((48, 32)).convert("RGB")
 
 
@@ -73,7 +75,8 @@ def test_sd_parsers_reads_it(format: Format) -> None:
     assert found.generator.value == "AUTOMATIC1111"
     assert (found.full_prompt, found.full_negative_prompt) == ("a château, 海の城", "blurry")
     [sampler] = found.samplers
-    assert (sampler.name, sampler.parameters["seed"], sampler.model.name) == ("Euler a", "42", "wai-v14")
+    assert (sampler.name, sampler.parameters["scheduler"], sampler.parameters["seed"]) == ("Euler a", "Karras", "42")
+    assert (sampler.model.name, sampler.model.hash) == ("wai-v14", "0123abcd")
 
 
 @pytest.mark.parametrize("format", FORMATS)

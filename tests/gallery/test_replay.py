@@ -11,6 +11,7 @@ from illustrious.gallery import formats
 from illustrious.gallery.replay import Difference, Drawing, compare, request
 from illustrious.gallery.store import Gallery
 from illustrious.images.fake import draw
+from illustrious.types import Control, ImageRequest
 from tests.gallery.conftest import Save
 
 
@@ -40,6 +41,25 @@ def test_a_picture_without_a_seed_cannot_be_drawn_again(gallery: Gallery, save: 
     picture = asyncio.run(gallery.get(save().id))
     with pytest.raises(InvalidRequest, match="with which seed"):
         request(picture.model_copy(update={"seed": None}))
+
+
+def test_one_drawn_from_another_picture_needs_that_one_again(gallery: Gallery) -> None:
+    control = Control(model="canny", image=b"edges", weight=0.5)
+    sent = ImageRequest(prompt="a castle", seed=5, init_image=b"sketch", mask=b"mask", control=(control,))
+    saved = asyncio.run(gallery.save(draw(sent), "test"))
+    picture = asyncio.run(gallery.get(saved.id))
+    assert picture.parameters["init_image"].startswith("sha256:")
+    assert request(picture, sent.model_dump(mode="json")) == saved.result.request
+    assert draw(request(picture, sent.model_dump(mode="json"))).image == draw(sent).image
+    for other in (None, sent.model_copy(update={"mask": b"another"}).model_dump(mode="json")):
+        with pytest.raises(InvalidRequest, match="drawn from another picture, which is no longer here"):
+            request(picture, other)
+
+
+def test_one_of_several_is_drawn_again_alone(gallery: Gallery) -> None:
+    saved = asyncio.run(gallery.save(draw(ImageRequest(prompt="a castle", seed=5, count=4)), "test"))
+    again = request(asyncio.run(gallery.get(saved.id)))
+    assert (again.seed, again.count) == (5, 1)
 
 
 def test_nor_one_made_with_what_is_not_known_here(gallery: Gallery, save: Save) -> None:

@@ -96,15 +96,15 @@ async def test_an_id_that_could_be_more_than_a_name_is_refused(gallery: Gallery,
 
 async def test_a_picture_knows_how_it_was_made(gallery: Gallery) -> None:
     saved = await gallery.save(
-        RESULT, "api", job="j", parent="p", owner="o", model_hash="ab12", lora_hashes={"ink": "cd34"},
-        environment={"torch": "2.13.0"},
+        RESULT.model_copy(update={"model_hash": "ab12", "lora_hashes": {"ink": "cd34"}, "schedule": "Karras"}),
+        "api", job="j", parent="p", owner="o", environment={"torch": "2.13.0"},
     )  # fmt: skip
     picture = await gallery.get(saved.id)
     assert (picture.prompt, picture.negative_prompt, picture.seed) == ("a red apple", "blue", 7)
     assert (picture.model, picture.model_hash, picture.lora_hashes) == ("fake", "ab12", {"ink": "cd34"})
     assert (picture.job, picture.parent, picture.environment) == ("j", "p", {"torch": "2.13.0"})
     assert (picture.width, picture.height, picture.bytes) == (64, 64, len(saved.result.image))
-    assert picture.parameters["sampler"] == "none"
+    assert (picture.parameters["sampler"], picture.parameters["schedule"]) == ("none", "Karras")
 
 
 @pytest.mark.parametrize(("format", "suffix"), [("jpeg", ".jpg"), ("webp", ".webp")])

@@ -16,13 +16,13 @@ def studio_of(request: Request) -> Studio:
 
 
 def asker_of(request: Request) -> Asker:
-    """Who asks: by API key where one is sent, else by address. Also their ``Idempotency-Key``."""
+    """Who asks: by API key where one is sent, else by address. Also their ``Idempotency-Key``, and the call's name."""
     key = sent_key(request.headers)
     owner = f"key {key_digest(key)[:16]}" if key else request.client.host if request.client else "local"
     idempotency_key = request.headers.get("idempotency-key")
     if idempotency_key is not None and not 0 < len(idempotency_key) <= 255:
         raise InvalidRequest("An Idempotency-Key has 1 to 255 characters.", field="Idempotency-Key")
-    return Asker(owner=owner, idempotency_key=idempotency_key)
+    return Asker(owner=owner, idempotency_key=idempotency_key, request_id=request.state.request_id)
 
 
 TheAsker = Annotated[Asker, Depends(asker_of)]
@@ -30,6 +30,5 @@ TheStudio = Annotated[Studio, Depends(studio_of)]
 
 
 def tell(job: Job, request: Request, response: Response) -> None:
-    """The job's id goes into the answer, an error too, and the request's into the job's line in the log."""
+    """The job's id goes into the answer, an error too."""
     request.state.job_id = response.headers["X-Job-Id"] = job.id
-    request.app.state.studio.journal.asked(job.id, request.state.request_id)

@@ -55,11 +55,15 @@ class JobAnswer(BaseModel):
     warnings: list[str] = []
     position: int | None = None
     priority: Priority
-    parent: str | None = Field(None, description="The job this one repeats.")
+    parent: str | None = Field(None, description="The job or picture this one repeats.")
+    request_id: str | None = Field(None, description="The `X-Request-Id` of the call that asked for it.")
     request: dict[str, Any]
     created: float = Field(description="Seconds since 1970, UTC.")
     started: float | None = None
     finished: float | None = None
+
+
+SHOWN_AS_STORED = {"id", "state", "attempts", "priority", "parent", "request_id", "created", "started", "finished"}
 
 
 class JobPage(BaseModel):
@@ -140,7 +144,7 @@ def answer(studio: Studio, job: Job, position: int | None = None) -> JobAnswer:
     if step is not None:
         progress = JobProgress(**step.data)
     return JobAnswer(
-        **job.model_dump(include={"id", "state", "attempts", "priority", "parent", "created", "started", "finished"}),
+        **job.model_dump(include=SHOWN_AS_STORED),
         request=told(ImageRequest.model_validate(job.request)),
         progress=progress,
         result=JobResult.model_validate(job.result) if job.result else None,

@@ -65,6 +65,7 @@ def automatic1111(text: str) -> Recipe:
         guidance=settings.get("CFG scale"),
         sampler=settings.get("Sampler"),
         schedule=settings.get("Schedule type"),
+        clip_skip=settings.get("Clip skip"),
         width=width,
         height=height,
         settings=dict(settings),
@@ -214,6 +215,7 @@ def _recipe(tool: str, *, settings: dict[str, str] | None = None, **found: Any) 
         "model": _text(found.get("model")),
         "sampler": _text(found.get("sampler")),
         "schedule": _text(found.get("schedule")),
+        "clip_skip": _whole(found.get("clip_skip")),
         "settings": settings,
     }
     loras = {_storable(name): _storable(value) for name, value in (found.get("lora_hashes") or {}).items()}

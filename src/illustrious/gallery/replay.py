@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from illustrious.errors import InvalidRequest
 from illustrious.gallery.table import Picture
 from illustrious.pictures import to_rgb
-from illustrious.types import ImageRequest, Noun
+from illustrious.types import ImageRequest, Noun, digest_of
 
 
 class Drawing(Noun):
@@ -41,8 +41,12 @@ class Report(Noun):
     differences: tuple[Difference, ...]
 
 
-def request(picture: Picture) -> ImageRequest:
-    """What to draw to get this picture again. Raises ``InvalidRequest`` when its file does not say enough."""
+def request(picture: Picture, sent: Mapping[str, Any] | None = None) -> ImageRequest:
+    """What to draw to get this picture again. Raises ``InvalidRequest`` when what is known does not say enough.
+
+    Of pictures it was drawn from the gallery knows the digests alone; ``sent``, the request of its job while that is
+    remembered, has the pictures themselves.
+    """
     if picture.seed is None:
         raise InvalidRequest(
             f"The picture {picture.id!r} does not say with which seed it was drawn, so it cannot be drawn again. "
@@ -50,14 +54,38 @@ def request(picture: Picture) -> ImageRequest:
         )
     known = {name: value for name, value in picture.parameters.items() if name in ImageRequest.model_fields}
     size = {"width": picture.width, "height": picture.height} if "width" not in known else {}
+    alone = {"prompt": picture.prompt, "seed": picture.seed, "count": 1}
     try:
-        return ImageRequest.model_validate({**known, **size, "prompt": picture.prompt, "seed": picture.seed})
+        known |= _pictures_sent(picture.id, known, sent)
+        return ImageRequest.model_validate({**known, **size, **alone})
     except ValidationError as error:
         field = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise InvalidRequest(
             f"The picture {picture.id!r} was drawn with a {field} that this studio does not draw with. "
             "Draw a new one from its prompt.",
             field=field,
+        ) from error
+
+
+def _pictures_sent(image_id: str, known: Mapping[str, Any], sent: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The fields of ``known`` that are digests of pictures (``types.told``), with those pictures in their places."""
+    places = [(name, known[name]) for name in ("init_image", "mask") if known.get(name) is not None]
+    controls = [dict(control) for control in known.get("control", ())]
+    if not places and not controls:
+        return {}
+    original = ImageRequest.model_validate(sent) if sent is not None else ImageRequest()
+    pictures = (original.init_image, original.mask, *(control.image for control in original.control))
+    by_digest = {digest_of(data): data for data in pictures if data is not None}
+    try:
+        return {
+            **{name: by_digest[digest] for name, digest in places},
+            "control": [{**control, "image": by_digest[control["image"]]} for control in controls],
+        }
+    except KeyError as error:
+        raise InvalidRequest(
+            f"The picture {image_id!r} was drawn from another picture, which is no longer here. "
+            "Send that one in again with its prompt.",
+            field="init_image",
         ) from error
 
 

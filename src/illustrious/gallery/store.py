@@ -65,8 +65,6 @@ class Gallery:
         job: str | None = None,
         parent: str | None = None,
         owner: str | None = None,
-        model_hash: str | None = None,
-        lora_hashes: Mapping[str, str] | None = None,
         environment: Mapping[str, Any] | None = None,
         format: Format = "png",
     ) -> SavedPicture:
@@ -82,8 +80,6 @@ class Gallery:
             "job": job,
             "parent": parent,
             "owner": owner,
-            "model_hash": model_hash,
-            "lora_hashes": None if lora_hashes is None else dict(lora_hashes),
             "environment": None if environment is None else dict(environment),
         }
         image_id = secrets.token_hex(8) if image_id is None else image_id
@@ -167,7 +163,13 @@ class Gallery:
             raise InvalidRequest(f"{image_id!r} is no id; use up to 64 letters, digits, - and _.", field="image_id")
         request = result.request
         text = parameters.render(
-            request, model=result.model, sampler=result.sampler, version=f"Illustrious AI Studio {__version__}"
+            request,
+            model=result.model,
+            sampler=result.sampler,
+            version=f"Illustrious AI Studio {__version__}",
+            schedule=result.schedule,
+            model_hash=result.model_hash,
+            lora_hashes=result.lora_hashes,
         )
         image = _decode(result.image)
         data = parameters.write_png(result.image, text) if format == "png" else formats.encode(image, format, text)
@@ -198,10 +200,13 @@ class Gallery:
             "prompt": request.prompt,
             "negative_prompt": request.negative_prompt,
             "model": result.model,
+            "model_hash": result.model_hash,
+            "lora_hashes": result.lora_hashes or None,
             "parameters": {
                 **told(request),
                 "model": result.model,
                 "sampler": result.sampler,
+                **({"schedule": result.schedule} if result.schedule is not None else {}),
                 "warnings": list(result.warnings),
             },
         }

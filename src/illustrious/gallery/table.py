@@ -54,7 +54,7 @@ images = Table(
     Column("lora_hashes", JSON),  # name → hash
     Column("source", Text),  # who asked for it; ``scan``: found in the folder
     Column("job", Text),
-    Column("parent", Text),  # id of the picture it was made from
+    Column("parent", Text),  # id of the picture or the job that it repeats
     Column("owner", Text),
     Column("environment", JSON),  # what drew it: library versions, device, dtype
     Column("rating", Integer, nullable=False),

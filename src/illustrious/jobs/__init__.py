@@ -33,7 +33,8 @@ class Submission(Noun):
     space of idempotency keys.
 
     ``fingerprint`` tells two bodies sent with one key apart. Unset, it is made from ``kind`` and ``request``; a caller
-    who adds to what was sent (a drawn seed) makes it from what was sent. ``parent`` is the job this one repeats.
+    who adds to what was sent (a drawn seed) makes it from what was sent. ``parent`` is what this one repeats: a job, or
+    what a job made. ``request_id`` names the call that asked for it, for the log.
     """
 
     kind: str
@@ -43,6 +44,7 @@ class Submission(Noun):
     idempotency_key: str | None = None
     fingerprint: str | None = None
     parent: str | None = None
+    request_id: str | None = None
 
 
 class Job(Noun):
@@ -70,6 +72,7 @@ class Job(Noun):
     warnings: tuple[str, ...] = ()
     parent: str | None = None
     idempotency_key: str | None = None
+    request_id: str | None = None
 
     @property
     def is_over(self) -> bool:

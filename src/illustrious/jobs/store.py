@@ -89,6 +89,7 @@ jobs = Table(
     Column("parent", Text),
     Column("idempotency_key", Text),
     Column("fingerprint", Text),
+    Column("request_id", Text),
 )
 
 _job_columns = [jobs.c[name] for name in Job.model_fields]
