@@ -27,8 +27,8 @@ REACH = 2
 """How many times the mask's blur the drawn border of an outpainting goes into the picture: there a Gaussian has
 fallen to 2 %, so the whole of the seam lies over old pixels, which have something to show through."""
 
-FILL_RADII = (256, 64, 16, 4, 2)
-"""Pixels over which colours spread into a hole, widest first (AUTOMATIC1111's radii)."""
+FILL_RADII = (512, 256, 128, 64, 32, 16, 8, 4, 2)
+"""Pixels over which colours spread into a hole, widest first."""
 
 
 @dataclass(frozen=True)
@@ -104,17 +104,16 @@ def lay_out(request: ImageRequest, native: Size, max_pixels: int) -> Canvas:
         size = (request.width or native[0], request.height or native[1])
         return Canvas(size=size, asked=size)
     picture = to_rgb(_opened(request.init_image, "init_image", max_pixels))
-    mask = None if request.mask is None else read_mask(_opened(request.mask, "mask", max_pixels))
-    if mask is not None:
-        mask = ImageOps.invert(mask) if request.mask_invert else mask
-        mask = _resized(mask, picture.size)
+    mask = None if request.mask is None else _mask(request.mask, request.mask_invert, picture.size, max_pixels)
     outpaint = request.outpaint if request.outpaint is not None and any(vars(request.outpaint).values()) else None
     alone = request.only_masked and (mask is not None or outpaint is not None)
     asked = _asked(request, picture.size, native if alone else None)
     if not alone:
-        picture, mask = fit(picture, asked, request.fit), None if mask is None else fit(mask, asked, request.fit)
+        picture = fit(picture, asked, request.fit)
+        mask = None if mask is None else fit(mask, asked, request.fit)
     if outpaint is not None:
-        picture, mask = grow(picture, outpaint), _outpainted(picture.size, mask, outpaint, request.mask_blur)
+        mask = _outpainted(picture.size, mask, outpaint, request.mask_blur)
+        picture = grow(picture, outpaint)
     elif mask is not None:
         mask = blurred(mask, request.mask_blur)
     if mask is not None and mask.getbbox() is None:
@@ -173,6 +172,11 @@ def _opened(data: bytes, field: str, max_pixels: int) -> Image.Image:
         return open_picture(data, max_pixels)
     except (InvalidRequest, TooLarge) as error:
         raise InvalidRequest(f"{field}: {error}", field=field) from error
+
+
+def _mask(data: bytes, invert: bool, size: Size, max_pixels: int) -> Image.Image:
+    mask = _resized(read_mask(_opened(data, "mask", max_pixels)), size)
+    return ImageOps.invert(mask) if invert else mask
 
 
 def read_mask(picture: Image.Image) -> Image.Image:

@@ -23,7 +23,7 @@ def encode(vae: Any, picture: Image.Image) -> Tensor:
 def pixels(picture: Image.Image) -> Tensor:
     """−1 … 1, float32, 1 × 3 × height × width."""
     unit = np.asarray(picture, dtype=np.float32) / 255
-    return torch.from_numpy(unit).permute(2, 0, 1).unsqueeze(0) * 2 - 1
+    return torch.from_numpy(unit.transpose(2, 0, 1).copy())[None] * 2 - 1
 
 
 @torch.inference_mode()
