@@ -14,6 +14,8 @@ from pathlib import Path
 import httpx
 import psutil
 
+import illustrious
+
 ADDRESS = re.compile(r"http://(?:127\.0\.0\.1|localhost|\[::1\]|0\.0\.0\.0):\d{4,5}(?!\d)")
 INHERITED = ("PATH", "SYSTEMROOT", "TEMP", "TMP", "TMPDIR", "LANG", "LC_ALL", "OMP_NUM_THREADS", "OMP_WAIT_POLICY")
 
@@ -38,6 +40,7 @@ def bare_environment(home: Path, **more: str) -> dict[str, str]:
     environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
     return {
         **environment,
+        "PYTHONPATH": str(Path(illustrious.__file__).parents[1]),  # the server is the code that is tested
         "HOME": str(home),
         "USERPROFILE": str(home),
         "LOCALAPPDATA": str(home / "AppData"),

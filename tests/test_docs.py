@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 import typer
 from fastapi.routing import APIRoute
@@ -55,7 +56,7 @@ def blocks(document: Path, *languages: str) -> list[Block]:
 
 
 API = ROOT / "docs" / "API.md"
-TRIED = (CONTRACT, API, ROOT / "README.md")
+TRIED = (CONTRACT, API, ROOT / "docs" / "jobs.md", ROOT / "README.md")
 CURLS = [block for name in TRIED for block in blocks(name, "bash", "") if re.search("^curl ", block.text, re.MULTILINE)]
 PYTHONS = [block for name in TRIED for block in blocks(name, "python")]
 JAVASCRIPTS = blocks(CONTRACT, "javascript")
@@ -94,17 +95,54 @@ def curl_commands(block: Block) -> Iterator[str]:
     yield from re.findall(r"^curl (?:[^'\n]|'[^']*')*", joined, re.MULTILINE)
 
 
+@pytest.fixture(scope="module")
+def named(fake_server: RunningStudio) -> dict[str, str]:
+    """What examples call ``$JOB`` and ``$IMAGE``."""
+    body = {"prompt": "an apple", "seed": 1}
+    with httpx.Client(base_url=fake_server.url, trust_env=False, timeout=60) as http:
+        drawn = http.post("/generate-image", json=body)
+        return {"JOB": drawn.headers["X-Job-Id"], "IMAGE": drawn.json()["image_id"]}
+
+
+SHOWN = {
+    "/generate-image": "image_base64",
+    "/chat": "response",
+    "/gallery?": "items",
+    "/gallery/scan": "added",
+    "/replay": "identical",
+    "/gallery/$": "prompt",
+    "/jobs?": "items",
+    "/jobs": "id",
+    "/workers": "workers",
+    "/health": "status",
+    "/status": "status",
+}
+"""What the answer to an example must have, by a part of its command; the first that fits counts."""
+
+
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 @pytest.mark.parametrize("block", CURLS, ids=str)
-def test_curl_examples_succeed_as_written(block: Block, fake_server: RunningStudio, here: Path) -> None:
+def test_curl_examples_succeed_as_written(
+    block: Block, fake_server: RunningStudio, named: dict[str, str], here: Path
+) -> None:
     commands = list(curl_commands(block))
     assert commands
     for command in commands:
-        arguments = shlex.split(command.replace(DOCUMENTED_ADDRESS, fake_server.url))
-        answer = json.loads(run([*arguments, "--silent", "--show-error", "--fail-with-body"], here))
-        expected = {"/generate-image": "image_base64", "/chat": "response"}
-        wanted = next((field for path, field in expected.items() if path in command), "status")
-        assert answer[wanted], answer
+        written = command.replace(DOCUMENTED_ADDRESS, fake_server.url)
+        for name, value in named.items():
+            written = written.replace(f"${name}", value)
+        arguments = shlex.split(written)
+        printed = run([*arguments, "--silent", "--show-error", "--fail-with-body"], here)
+        if "-o" in arguments:
+            assert (here / arguments[arguments.index("-o") + 1]).stat().st_size > 0
+        elif "/events" in command:
+            assert "event: result" in printed
+        elif "/metrics" in command:
+            assert "illustrious_queue_depth" in printed
+        else:
+            answer = json.loads(printed)
+            wanted = next(field for part, field in SHOWN.items() if part in command)
+            assert answer[wanted] is not None, answer
 
 
 @pytest.mark.parametrize("block", PYTHONS, ids=str)
@@ -161,6 +199,25 @@ def test_answers_have_the_fields_that_are_documented(fake_server: RunningStudio,
         said = client.chat("hello", "documented")
         drawn_in_chat = client.chat("#generate a cat", "documented")
         assert documented("response") == [set(said), set(drawn_in_chat)]
+
+
+def test_jobs_pictures_and_workers_have_the_fields_that_are_documented(
+    fake_server: RunningStudio, named: dict[str, str]
+) -> None:
+    examples = [json.loads(block.text) for block in blocks(API, "json")]
+    with httpx.Client(base_url=fake_server.url, trust_env=False, timeout=60) as http:
+        real = [
+            http.post("/jobs", json={"prompt": "an apple"}).json(),
+            http.get(f"/jobs/{named['JOB']}").json(),
+            http.get(f"/gallery/{named['IMAGE']}").json(),
+            http.post(f"/gallery/{named['IMAGE']}/replay").json(),
+            http.post("/gallery/scan").json(),
+            http.get("/workers").json(),
+        ]
+    for answer in real:
+        assert set(answer) in [set(example) for example in examples], answer
+    (workers,) = [example["workers"] for example in examples if "workers" in example]
+    assert [set(worker) for worker in workers] == [set(real[-1]["workers"][0])]
 
 
 def cells(line: str) -> list[str]:

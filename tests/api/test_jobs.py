@@ -78,6 +78,14 @@ async def test_the_same_key_and_body_give_the_same_job(http: httpx.AsyncClient, 
         assert theirs.headers["x-job-id"] != first.headers["x-job-id"]
 
 
+async def test_a_drawing_in_a_chat_understands_keys_too(http: httpx.AsyncClient) -> None:
+    key = {"Idempotency-Key": "one"}
+    first, second = [await http.post("/chat", json={"message": "#generate a cat"}, headers=key) for _ in range(2)]
+    assert first.headers["x-job-id"] == second.headers["x-job-id"]
+    assert first.json() == second.json()
+    assert (await http.post("/chat", json={"message": "#generate a dog"}, headers=key)).status_code == 422
+
+
 async def test_the_events_tell_the_whole_story_and_go_on_where_they_were_left(http: httpx.AsyncClient) -> None:
     job_id = (await http.post("/jobs", json=APPLE)).json()["id"]
     events = []
@@ -179,27 +187,40 @@ async def test_whoever_waits_gets_the_same_picture_although_the_worker_is_killed
     assert len((await http.get("/gallery")).json()["items"]) == 2
 
 
-async def test_who_hangs_up_stops_the_job_only_if_he_said_so(settings: Settings, studio: Studio) -> None:
-    for headers, state in ((b"true", "cancelled"), (b"false", "succeeded")):
-        await hang_up(create_app(settings, studio), headers)
-        (job,) = await studio.runner.store.page(limit=1)
+@pytest.mark.skipif(os.name != "posix", reason="SIGSTOP")
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize(("cancel", "state"), [(b"true", "cancelled"), (b"false", "succeeded")])
+async def test_who_hangs_up_stops_the_job_only_if_he_said_so(
+    settings: Settings, studio: Studio, http: httpx.AsyncClient, cancel: bytes, state: str, at_once: bool
+) -> None:
+    """However early: a job that is only being taken in at that moment is stopped too."""
+    await http.post("/generate-image", json=APPLE)
+    worker = studio.workers[0]
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGSTOP)  # so that no picture is ready before its caller has hung up
+    try:
+        asking = asyncio.create_task(ask_and_hang_up(create_app(settings, studio), cancel, at_once))
         async with asyncio.timeout(20):
-            assert (await studio.runner.wait(job.id)).state == state
+            while not asking.done() and (state == "cancelled" or worker.state != "drawing"):
+                await asyncio.sleep(0)
+    finally:
+        os.kill(worker.pid, signal.SIGCONT)
+    async with asyncio.timeout(20):
+        await asking
+    newest, _ = await studio.runner.store.page()
+    assert (await studio.runner.wait(newest.id)).state == state
 
 
-async def hang_up(app: Any, cancel: bytes) -> None:
-    """Send a request by hand, and hang up once its job is there."""
-    body = json.dumps(LONG | {"steps": 100}).encode()
+async def ask_and_hang_up(app: Any, cancel: bytes, at_once: bool) -> None:
+    """Send a request by hand, and hang up: right behind it, or once its picture is being drawn."""
     sent = asyncio.Event()
-    jobs_before = len(await app.state.studio.runner.store.page(limit=100))
 
     async def receive() -> dict[str, Any]:
         if not sent.is_set():
             sent.set()
-            return {"type": "http.request", "body": body, "more_body": False}
-        async with asyncio.timeout(10):
-            while len(await app.state.studio.runner.store.page(limit=100)) == jobs_before:
-                await asyncio.sleep(0)
+            return {"type": "http.request", "body": json.dumps(APPLE).encode(), "more_body": False}
+        while not at_once and app.state.studio.workers[0].state != "drawing":
+            await asyncio.sleep(0)
         return {"type": "http.disconnect"}
 
     async def send(message: Any) -> None: ...

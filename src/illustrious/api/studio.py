@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from illustrious import __version__
 from illustrious.api import TheAsker, TheStudio, tell
 from illustrious.errors import Cancelled, EngineFailed, InvalidRequest, StorageFailed, Unavailable
+from illustrious.jobs import Job
 from illustrious.pictures import decode_base64
 from illustrious.service import Drawn, Studio, drawing_prompt
 from illustrious.types import AnalysisRequest, BackendStatus, ImageRequest, Text, writable
@@ -147,10 +148,16 @@ async def generate_image(
     x_cancel_on_disconnect: Annotated[bool, Header(description="Stop drawing when the caller hangs up.")] = False,
 ) -> GenerateImageAnswer:
     asker = asker.model_copy(update={"fingerprint": fingerprint(body)})
-    drawing = studio.generate(image_request(body, **body.settled()), asker, lambda job: tell(job, request, response))
+    accepted: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
+
+    def on_job(job: Job) -> None:
+        tell(job, request, response)
+        accepted.set_result(job)
+
+    drawing = studio.generate(image_request(body, **body.settled()), asker, on_job)
     try:
         if x_cancel_on_disconnect:
-            picture = await unless_gone(request, studio, drawing)
+            picture = await unless_gone(request, studio, drawing, accepted)
         else:
             picture = await drawing
     except Unavailable as error:
@@ -176,19 +183,24 @@ def image_request(body: ImageBody, **settled: Any) -> ImageRequest:
     return ImageRequest(**(said | settled))
 
 
-def fingerprint(body: ImageBody) -> str:
+def fingerprint(body: BaseModel) -> str:
     """What was sent, before a seed was drawn for it: tells two bodies under one ``Idempotency-Key`` apart."""
     return hashlib.sha256(json.dumps(body.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
 
 
-async def unless_gone(request: Request, studio: Studio, drawing: Coroutine[Any, Any, Drawn]) -> Drawn:
-    """The picture; or, once the caller has hung up, the end of its job."""
+async def unless_gone(
+    request: Request, studio: Studio, drawing: Coroutine[Any, Any, Drawn], accepted: asyncio.Future[Job]
+) -> Drawn:
+    """The picture; or, once the caller has hung up, the end of its job: also of one that is only being taken in."""
     waiting = asyncio.ensure_future(drawing)
     gone = asyncio.ensure_future(until_gone(request))
     try:
         await asyncio.wait({waiting, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not waiting.done() and (job_id := getattr(request.state, "job_id", None)):
-            await studio.cancel(job_id)
+        if not waiting.done():
+            either: set[asyncio.Future[Any]] = {waiting, accepted}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.done():
+            await studio.cancel(accepted.result().id)
         return await waiting
     finally:
         gone.cancel()
@@ -211,7 +223,7 @@ async def chat(body: ChatBody, request: Request, response: Response, asker: TheA
             body.message,
             body.temperature,
             body.max_tokens,
-            asker,
+            asker.model_copy(update={"fingerprint": fingerprint(body)}),
             lambda job: tell(job, request, response),
         )
     except Unavailable as error:
