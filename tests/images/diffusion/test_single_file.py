@@ -1,6 +1,7 @@
 """A single file's structure is read off its tensors: held against SDXL's published structure, name by name."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -118,7 +119,7 @@ def names(model: nn.Module) -> dict[str, torch.Size]:
 @pytest.fixture(scope="module")
 def full_size() -> tuple[dict[str, Tensor], Checkpoint]:
     file = file_of(sgm.Structure())
-    return file, parse("full-size", file, {})
+    return file, parse(Path("full-size"), file, {})
 
 
 @pytest.mark.parametrize("part", list(SDXL))
@@ -160,7 +161,7 @@ def test_full_size_sdxl_has_the_published_number_of_parameters(
 def test_inpainting_and_distilled_cousins_are_read_off_their_shapes(cousin: str) -> None:
     structure, changes = COUSINS[cousin]
     file = file_of(replace(sgm.Structure(), unet=structure))
-    unet = parse(cousin, file, {}).unet
+    unet = parse(Path(cousin), file, {}).unet
     expected = {**SDXL["unet"], **changes}
     assert {name: unet.config[name] for name in expected} == expected
     assert {name: tensor.shape for name, tensor in unet.tensors.items()} == names(published("unet", changes))
@@ -187,7 +188,7 @@ TINY = file_of(STRUCTURE)
 def test_the_prediction_type_comes_from_keys_and_metadata(
     marks: tuple[str, ...], metadata: dict[str, str], expected: tuple[str, bool, str]
 ) -> None:
-    used = parse("tiny", {**TINY, **{mark: torch.zeros(0) for mark in marks}}, metadata).sampler
+    used = parse(Path("tiny"), {**TINY, **{mark: torch.zeros(0) for mark in marks}}, metadata).sampler
     assert used.name == "Euler"
     config = used.scheduler().config
     assert (config.prediction_type, config.rescale_betas_zero_snr, config.timestep_spacing) == expected
@@ -210,7 +211,7 @@ def test_the_native_size_is_modelspecs_resolution_where_it_is_sane(
     resolution: str | None, size: tuple[int, int]
 ) -> None:
     metadata = {} if resolution is None else {"modelspec.resolution": resolution}
-    assert parse("tiny", TINY, metadata).size == size
+    assert parse(Path("tiny"), TINY, metadata).size == size
 
 
 # Refusals
@@ -255,16 +256,17 @@ SD_15 = {
         (without("model.diffusion_model.input_blocks.5.1"), "structure"),
         ({"something": torch.zeros(1)}, "no UNet"),
         ({}, "no UNet"),
+        ({**TINY, "edm_mean": torch.zeros(4), "edm_std": torch.zeros(4)}, "EDM"),
     ],
 )
 def test_a_file_that_is_no_complete_sdxl_checkpoint_is_refused_by_what_it_is(
     file: dict[str, Tensor], said: str
 ) -> None:
     with pytest.raises(Unavailable, match=said) as refusal:
-        parse("something.safetensors", file, {})
+        parse(Path("something.safetensors"), file, {})
     assert REMEDY in str(refusal.value) or "folder" in str(refusal.value)
 
 
 def test_a_tensor_that_diffusers_would_pass_over_is_kept_for_loading_to_name() -> None:
     key = "model.diffusion_model.fourier_embed.weight"
-    assert "fourier_embed.weight" in parse("tiny", changed(key, 4), {}).unet.tensors
+    assert "fourier_embed.weight" in parse(Path("tiny"), changed(key, 4), {}).unet.tensors

@@ -34,4 +34,4 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if path.suffix.lower() != ".safetensors":
         raise Unavailable(f"{path.name} is not a .safetensors file. Choose an SDXL checkpoint in that format.")
     tensors, metadata = read(path)
-    return single_file.parse(path.stem, tensors, metadata)
+    return single_file.parse(path, tensors, metadata)

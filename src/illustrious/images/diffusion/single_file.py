@@ -2,14 +2,14 @@
 
 Such a file says nothing about its structure, so the configurations are read off the shapes of its tensors; what
 shapes cannot tell (activations, norms, noise schedule) is the same in every SDXL model and lies in ``data/sdxl``.
-Keys are converted by diffusers. A file can say three things about itself: the empty tensors ``v_pred`` and ``ztsnr``
-(v-prediction; zero terminal signal-to-noise ratio), and metadata in the form of ModelSpec (``modelspec.resolution``,
-``modelspec.prediction_type``: https://github.com/Stability-AI/ModelSpec).
+Keys are converted by diffusers. What a file says about itself beside its tensors (native size, v-prediction) is read by
+``catalog``.
 """
 
 import json
 import re
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from diffusers.loaders.single_file_utils import (
@@ -21,6 +21,8 @@ from diffusers.loaders.single_file_utils import (
 from torch import Tensor
 from transformers import CLIPTextConfig
 
+from illustrious.catalog.prediction import Prediction, prediction
+from illustrious.catalog.single_file import LORA_MARKS, size_said
 from illustrious.errors import Unavailable
 from illustrious.images.diffusion.parts import TIME_IDS, Checkpoint, Part, latent_factor
 from illustrious.images.diffusion.samplers import Sampler, sampler
@@ -36,9 +38,6 @@ HEAD = 64
 """Channels per attention head, in every attention of SDXL."""
 
 NATIVE_SIZE = 1024
-
-LORA_MARKS = ("lora_", ".lora.", "lycoris_", ".hada_", ".lokr_")
-"""Found in keys of LoRA and LyCORIS files, and in no checkpoint's."""
 
 
 class Tensors:
@@ -66,8 +65,9 @@ class Tensors:
         return key in self.named
 
 
-def parse(name: str, tensors: dict[str, Tensor], metadata: dict[str, str]) -> Checkpoint:
-    """The parts of the file. Raises ``Unavailable`` for one that is no complete SDXL checkpoint, saying what it is."""
+def parse(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> Checkpoint:
+    """The parts of the file at ``path``. Raises ``Unavailable`` for no complete SDXL checkpoint, saying what it is."""
+    name = path.stem
     _check_is_complete_sdxl(name, tensors)
     first = Tensors("first text encoder", TEXT_ENCODER, tensors)
     second = Tensors("second text encoder", TEXT_ENCODER_2, tensors)
@@ -76,7 +76,7 @@ def parse(name: str, tensors: dict[str, Tensor], metadata: dict[str, str]) -> Ch
 
     first_config, second_config = text_encoder_config(first), text_encoder_2_config(second)
     vae_config = autoencoder_config(vae)
-    size = _native_size(metadata)
+    size = size_said(metadata) or (NATIVE_SIZE, NATIVE_SIZE)
     unet_config = {
         **unet_config_of(unet, second_config["projection_dim"]),
         "sample_size": size[1] // latent_factor(vae_config),
@@ -90,7 +90,7 @@ def parse(name: str, tensors: dict[str, Tensor], metadata: dict[str, str]) -> Ch
             Part(second.title, "CLIPTextModelWithProjection", second_config, _open_clip(tensors, second_config)),
         ),
         tokenizers=clip_tokenizers(first_config["max_position_embeddings"]),
-        sampler=_sampler(tensors, metadata),
+        sampler=_sampler(name, prediction(tensors, metadata, path)),
         size=size,
         zeros_for_empty_negative=True,
     )
@@ -127,22 +127,15 @@ def _unknown_structure(what: str) -> Unavailable:
     )
 
 
-def _native_size(metadata: dict[str, str]) -> tuple[int, int]:
-    """``modelspec.resolution`` (``1024x1024``) where it is there and sane, else SDXL's 1024×1024."""
-    match = re.fullmatch(r"(\d{2,4})x(\d{2,4})", metadata.get("modelspec.resolution", "").strip())
-    if match:
-        width, height = int(match[1]), int(match[2])
-        if width % 8 == 0 and height % 8 == 0 and min(width, height) >= 64 and max(width, height) <= 2048:
-            return width, height
-    return NATIVE_SIZE, NATIVE_SIZE
-
-
-def _sampler(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Sampler:
+def _sampler(name: str, said: Prediction) -> Sampler:
     """Euler, as SDXL itself was published with."""
+    if said.type not in ("epsilon", "v_prediction"):
+        raise Unavailable(
+            f"{name} predicts as EDM models do, which this engine does not draw with. Choose another with --model."
+        )
     config = _constants("scheduler")
-    if "v_pred" in tensors or metadata.get("modelspec.prediction_type") == "v":
-        config["prediction_type"] = "v_prediction"
-    if "ztsnr" in tensors:
+    config["prediction_type"] = said.type
+    if said.zero_snr:
         config.update(rescale_betas_zero_snr=True, timestep_spacing="trailing")
     return sampler("EulerDiscreteScheduler", config)
 
