@@ -1,0 +1,365 @@
+"""Prompts → what the UNet is told at each step: embeddings of both text encoders, the pooled embedding, the sizes.
+
+Conventions, where the field has several:
+
+- **Chunks.** A text longer than the text encoders read at once goes through them in chunks, each with its own start and
+  end token, and the hidden states are put one after the other. The pooled embedding is the first chunk's. This is what
+  AUTOMATIC1111's web UI does; for a text of one chunk it is what diffusers does.
+- **Weights** act on the hidden states: each token's is multiplied by its weight, then the whole chunk is scaled so that
+  its mean is what it was, for each text encoder by itself (the web UI's "Original" emphasis, its default for SDXL too).
+  Where the mean is so near to zero that this would blow the chunk up or turn its sign, which is known to ruin pictures
+  of SDXL models, it is left out for this chunk, as the web UI's "No norm" does. The pooled embedding has no weights.
+- **Clip skip** counts as the web UI does: 1 is the last layer, 2 the one before. SDXL models are trained on the
+  last layer but one, and the web UI takes it whatever it is asked for; so unset, 1 and 2 all are that layer.
+  A larger number goes further back, in both text encoders and for both halves (diffusers counts two less).
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from illustrious.images.diffusion.chunks import Chunk, Names, Unit, Vector, chunks
+from illustrious.images.diffusion.conditioning import TextEncoder
+from illustrious.images.diffusion.prompt import Break, Piece, Prompt, Words, parse, prefixed, weigh
+from illustrious.types import ImageRequest
+
+SCALE_LIMIT = 4.0
+"""How far restoring a chunk's mean may scale it, up or down."""
+
+
+@dataclass(frozen=True)
+class Half:
+    """``embeddings`` 1 × tokens × width, ``pooled`` 1 × width, ``sizes`` 1 × 6."""
+
+    embeddings: Tensor
+    pooled: Tensor
+    sizes: Tensor
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What one step is told. ``negative`` is ``None`` without guidance. The halves may differ in tokens."""
+
+    positive: Half
+    negative: Half | None
+
+    @property
+    def halves(self) -> tuple[Half, ...]:
+        """The negative one first."""
+        return (self.positive,) if self.negative is None else (self.negative, self.positive)
+
+
+@dataclass(frozen=True)
+class ConditioningSchedule:
+    """The conditioning of each step. Steps alike share one object."""
+
+    conditionings: tuple[Conditioning, ...]
+
+    def at(self, step: int) -> Conditioning:
+        """``step`` counts from 0; after the last it stays as it was."""
+        return self.conditionings[min(step, len(self.conditionings) - 1)]
+
+    @property
+    def is_constant(self) -> bool:
+        return all(conditioning is self.conditionings[0] for conditioning in self.conditionings)
+
+
+class EmbeddingLookup(Protocol):
+    """Textual inversion embeddings by name. Where a prompt has a name's tokens, the name's vectors stand for them."""
+
+    def names(self) -> Iterable[str]: ...
+
+    def find(self, name: str) -> tuple[Tensor, Tensor] | None:
+        """Vectors for both text encoders, each n × width; ``None`` when this model cannot use them."""
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """A chunk as it comes from both text encoders, unweighed: twice 1 × tokens × width, and 1 × width."""
+
+    hidden: tuple[Tensor, Tensor]
+    pooled: Tensor
+
+
+ChunkPair = tuple[Chunk, Chunk]
+"""The same stretch of text for both text encoders."""
+
+
+class _Embeddings:
+    """The embeddings that a request's prompts name, as far as they have been come across."""
+
+    def __init__(self, lookup: EmbeddingLookup | None, names: tuple[Names, Names], room: int) -> None:
+        self.names = names
+        self.warnings: list[str] = []
+        self._lookup = lookup
+        self._room = room
+        self._found: dict[str, tuple[Tensor, Tensor] | None] = {}
+
+    def vectors(self, name: str) -> tuple[Tensor, Tensor] | None:
+        if self._lookup is None:
+            return None
+        if name not in self._found:
+            vectors = self._lookup.find(name)
+            if vectors is None:
+                self.warnings.append(
+                    f"The embedding {name} was made for another kind of model, so its name is read as plain words. "
+                    "Use one that was made for SDXL."
+                )
+            elif len(vectors[0]) > self._room:
+                self.warnings.append(
+                    f"The embedding {name} has {len(vectors[0])} vectors, and this model reads {self._room} at once: "
+                    "only the first ones act."
+                )
+                vectors = (vectors[0][: self._room], vectors[1][: self._room])
+            self._found[name] = vectors
+        return self._found[name]
+
+    def digests(self, chunk: Chunk, encoder: int) -> tuple[str, ...]:
+        """What tells these vectors from others of the same name."""
+        named = dict.fromkeys(token.name for token in chunk.tokens if isinstance(token, Vector))
+        found = [vectors[encoder] for name in named if (vectors := self.vectors(name)) is not None]
+        return tuple(hashlib.sha256(vectors.float().cpu().numpy().tobytes()).hexdigest() for vectors in found)
+
+
+class Conditioner:
+    """Both text encoders of one model, and a memory of the chunks they have read.
+
+    Each chunk goes through the text encoders alone: beside others its embeddings could differ in the last bits, and a
+    picture would depend on what else is drawn. ``cache_entries`` bounds the memory; an entry is one chunk, for SDXL
+    315 kB in half precision. ``zeros_for_empty_negative``: this model learned an empty negative prompt as zeros.
+    """
+
+    def __init__(
+        self, text_encoders: tuple[TextEncoder, TextEncoder], zeros_for_empty_negative: bool, cache_entries: int = 128
+    ) -> None:
+        self._encoders = text_encoders
+        self._zeros_for_empty_negative = zeros_for_empty_negative
+        # The two are put side by side, so the longer one is used no further than the other.
+        self._length: int = min(encoder.tokenizer.model_max_length for encoder in text_encoders)
+        self._cache: OrderedDict[Hashable, _Encoded] = OrderedDict()
+        self._cache_entries = cache_entries
+        self._names: tuple[frozenset[str], tuple[Names, Names]] = (frozenset(), (Names({}), Names({})))
+
+    @property
+    def room(self) -> int:
+        """How many tokens a chunk holds, beside its start and end."""
+        return self._length - 2
+
+    @torch.inference_mode()
+    def condition(
+        self,
+        request: ImageRequest,
+        size: tuple[int, int],
+        steps: int,
+        guided: bool,
+        adapters: Hashable = (),
+        embeddings: EmbeddingLookup | None = None,
+        first_steps: int | None = None,
+    ) -> tuple[ConditioningSchedule, list[str]]:
+        """The conditioning of every step, and warnings.
+
+        ``size`` is the picture's width and height in pixels. Without ``guided`` there is no negative half.
+        ``adapters`` stands for what else acts on the text encoders now. ``first_steps`` is given in a second pass: the
+        steps of the first.
+        """
+        layer, warnings = self._layer(request.clip_skip)
+        verbatim = request.prompt_syntax == "verbatim"
+        named = _Embeddings(embeddings, self._tokenized_names(None if verbatim else embeddings), self.room)
+
+        def read(title: str, text: str) -> list[Half]:
+            prompt = Prompt((text,)) if verbatim else parse(text)
+            texts = [prompt.at(step, steps, first_steps) for step in range(steps)]
+            pieces = {text: (Words(text, 1.0),) if verbatim else weigh(text) for text in texts}
+            chunked = {text: self._chunked(pieces[text], named) for text in pieces}
+            warnings.extend(self._told_length(title, chunked.values()))
+            halves = {}
+            count = max(map(len, chunked.values()))
+            for text, pairs in chunked.items():
+                # All steps have the same number of tokens; as in the web UI, empty chunks fill up.
+                filled = [*pairs, *[(Chunk(), Chunk())] * (count - len(pairs))]
+                halves[text] = self._half(title, filled, size, layer, adapters, named, warnings)
+            return [halves[text] for text in texts]
+
+        positive = read("prompt", prefixed(request.prompt_prefix, request.prompt))
+        negative: Sequence[Half | None] = [None] * steps
+        if guided and self._zeros_for_empty_negative and not request.negative_prompt:
+            negative = [_zeros_like(positive[0])] * steps
+        elif guided:
+            negative = read("negative prompt", request.negative_prompt)
+        return _scheduled(positive, negative), list(dict.fromkeys([*named.warnings, *warnings]))
+
+    def _layer(self, clip_skip: int | None) -> tuple[int, list[str]]:
+        """Which of the hidden states, counted from the end, and a warning when there are not so many."""
+        asked = max(clip_skip or 2, 2)
+        there = min(encoder.model.config.num_hidden_layers for encoder in self._encoders)
+        if asked <= there:
+            return asked, []
+        return there, [f"Clip skip {asked} is more than the layers of this model's text encoders; {there} was taken."]
+
+    def _tokenized_names(self, embeddings: EmbeddingLookup | None) -> tuple[Names, Names]:
+        names = frozenset(embeddings.names()) if embeddings is not None else frozenset()
+        if names != self._names[0]:
+            first, second = (Names({name: tokens(encoder, name) for name in names}) for encoder in self._encoders)
+            self._names = (names, (first, second))
+        return self._names[1]
+
+    def _chunked(self, pieces: Iterable[Piece], named: _Embeddings) -> list[ChunkPair]:
+        pieces = list(pieces)
+        first, second = (
+            chunks(self._units(pieces, index, named), self.room, comma(encoder))
+            for index, encoder in enumerate(self._encoders)
+        )
+        return list(zip_longest(first, second, fillvalue=Chunk()))
+
+    def _units(self, pieces: Iterable[Piece], encoder: int, named: _Embeddings) -> Iterator[Unit | Break]:
+        for piece in pieces:
+            if isinstance(piece, Break):
+                yield piece
+                continue
+            read = tokens(self._encoders[encoder], piece.text)
+            place = 0
+            while place < len(read):
+                name, length = named.names[encoder].at(read, place)
+                vectors = named.vectors(name) if name is not None else None
+                if name is None or vectors is None:
+                    yield Unit((read[place],), piece.weight)
+                    place += 1
+                else:
+                    yield Unit(tuple(Vector(name, index) for index in range(len(vectors[encoder]))), piece.weight)
+                    place += length
+
+    def _told_length(self, title: str, texts: Iterable[list[ChunkPair]]) -> list[str]:
+        longest = max(texts, key=len)
+        if len(longest) == 1:
+            return []
+        count = max(sum(len(pair[encoder].tokens) for pair in longest) for encoder in (0, 1))
+        return [
+            f"The {title} is {count} tokens long and is read in {len(longest)} chunks of up to {self.room} each. "
+            "Nothing is lost."
+        ]
+
+    def _half(
+        self,
+        title: str,
+        pairs: Sequence[ChunkPair],
+        size: tuple[int, int],
+        layer: int,
+        adapters: Hashable,
+        named: _Embeddings,
+        warnings: list[str],
+    ) -> Half:
+        stretches = []
+        encoded = [self._encoded(pair, layer, adapters, named) for pair in pairs]
+        for pair, read in zip(pairs, encoded, strict=True):
+            sides = [_weighed(hidden, chunk.weights) for hidden, chunk in zip(read.hidden, pair, strict=True)]
+            if not all(even for _, even in sides):
+                warnings.append(
+                    f"The weights in the {title} cannot be evened out over the whole, so they act as they stand. "
+                    "If the picture looks broken, use weights nearer to 1."
+                )
+            stretches.append(torch.cat([side for side, _ in sides], dim=-1))
+        embeddings = torch.cat(stretches, dim=1)
+        width, height = size
+        # Original size, crop offset, target size, each as height and width (SDXL report, section 2.2).
+        sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=embeddings.dtype, device=embeddings.device)
+        return Half(embeddings, encoded[0].pooled, sizes)
+
+    def _encoded(self, pair: ChunkPair, layer: int, adapters: Hashable, named: _Embeddings) -> _Encoded:
+        digests = tuple(named.digests(chunk, encoder) for encoder, chunk in enumerate(pair))
+        key = (tuple(chunk.tokens for chunk in pair), digests, layer, adapters)
+        encoded = self._cache.get(key)
+        if encoded is None:
+            (first, _), (second, pooled) = (
+                _encode(encoder, chunk, self._length, layer, self._rows(chunk, index, named))
+                for index, (encoder, chunk) in enumerate(zip(self._encoders, pair, strict=True))
+            )
+            encoded = self._cache[key] = _Encoded((first, second), pooled)
+        self._cache.move_to_end(key)
+        while len(self._cache) > self._cache_entries:
+            self._cache.popitem(last=False)
+        return encoded
+
+    def _rows(self, chunk: Chunk, encoder: int, named: _Embeddings) -> dict[int, Tensor]:
+        """The vectors that stand for tokens, by their places in the chunk."""
+        rows = {}
+        for place, token in enumerate(chunk.tokens):
+            if isinstance(token, Vector) and (vectors := named.vectors(token.name)) is not None:
+                rows[place] = vectors[encoder][token.index]
+        return rows
+
+
+def tokens(encoder: TextEncoder, text: str) -> list[int]:
+    """The text's tokens, all of them, without start and end."""
+    read: list[int] = encoder.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+    return read
+
+
+def comma(encoder: TextEncoder) -> int | None:
+    token: int | None = encoder.tokenizer.get_vocab().get(",</w>")
+    return token
+
+
+def _encode(
+    encoder: TextEncoder, chunk: Chunk, length: int, layer: int, rows: dict[int, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Hidden states of a layer counted from the end (1 × length × width), and the model's first output, which is the
+    pooled embedding (1 × width) where it projects one. ``rows`` take the places of tokens' embeddings."""
+    tokenizer, model = encoder.tokenizer, encoder.model
+    content = [token if isinstance(token, int) else 0 for token in chunk.tokens]
+    ids = [tokenizer.bos_token_id, *content, tokenizer.eos_token_id]
+    ids += [tokenizer.pad_token_id] * (length - len(ids))
+    with _replaced(model, rows):
+        output = model(torch.tensor([ids], device=model.device), output_hidden_states=True)
+    return output.hidden_states[-layer], output[0]
+
+
+@contextmanager
+def _replaced(model: Any, rows: dict[int, Tensor]) -> Iterator[None]:
+    """Within it, the model's token embeddings are these at these places after the start token."""
+
+    def replace(_module: Any, _inputs: Any, output: Tensor) -> Tensor:
+        replaced = output.clone()
+        for place, row in rows.items():
+            replaced[:, place + 1] = row.to(output)
+        return replaced
+
+    hook = model.get_input_embeddings().register_forward_hook(replace) if rows else None
+    try:
+        yield
+    finally:
+        if hook is not None:
+            hook.remove()
+
+
+def _weighed(hidden: Tensor, weights: tuple[float, ...]) -> tuple[Tensor, bool]:
+    """The hidden states with each token's weight, and whether their mean could be restored."""
+    if all(weight == 1 for weight in weights):
+        return hidden, True
+    factors = torch.ones(hidden.shape[1], dtype=torch.float32, device=hidden.device)
+    factors[1 : 1 + len(weights)] = torch.tensor(weights)
+    plain = hidden.float()
+    weighed = plain * factors[:, None]
+    scale = float(plain.mean() / weighed.mean())
+    even = 1 / SCALE_LIMIT <= scale <= SCALE_LIMIT
+    return (weighed * scale if even else weighed).to(hidden.dtype), even
+
+
+def _zeros_like(half: Half) -> Half:
+    """Of the other half's length, so that both fit into one call of the UNet: zeros say the same at any length."""
+    return Half(torch.zeros_like(half.embeddings), torch.zeros_like(half.pooled), half.sizes)
+
+
+def _scheduled(positive: Sequence[Half], negative: Sequence[Half | None]) -> ConditioningSchedule:
+    distinct: dict[tuple[int, int], Conditioning] = {}
+    conditionings = [
+        distinct.setdefault((id(one), id(other)), Conditioning(one, other))
+        for one, other in zip(positive, negative, strict=True)
+    ]
+    return ConditioningSchedule(tuple(conditionings))
