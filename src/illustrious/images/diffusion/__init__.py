@@ -10,6 +10,8 @@ Importing this package loads no torch: everything heavy is imported when the eng
 ``checkpoint``    a file or folder → its parts, by ``single_file`` (LDM keys) or ``folder`` (diffusers)
 ``parts``         what a checkpoint holds              ``weights``     safetensors, and models built around them
 ``tokenizer``     CLIP's vocabulary
+``lora``          LoRA files, their keys (``lora_keys``) and what they change (``deltas``); ``adapters`` lets them act
+``embeddings``    textual inversion                    ``controlnet``  guidance by pictures
 """
 
 from illustrious.images.diffusion.engine import SDXLEngine

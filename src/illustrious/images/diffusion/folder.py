@@ -10,7 +10,7 @@ from illustrious.errors import Unavailable
 from illustrious.images.diffusion.parts import Checkpoint, Part, latent_factor
 from illustrious.images.diffusion.samplers import sampler
 from illustrious.images.diffusion.tokenizer import folder_tokenizer
-from illustrious.images.diffusion.weights import read
+from illustrious.images.diffusion.weights import REMEDY, read
 
 PIPELINES = {"StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"}
 
@@ -32,13 +32,13 @@ def open_folder(path: Path) -> Checkpoint:
             f"{path} is not a diffusers folder (it has no model_index.json). "
             "Give the .safetensors file itself with --model, or a folder in diffusers' layout."
         )
-    index = _json(path / "model_index.json")
+    index = read_json(path / "model_index.json")
     pipeline = index.get("_class_name")
     if pipeline not in PIPELINES:
         raise Unavailable(f"{path} holds a {pipeline}, and this engine draws with SDXL only. Choose an SDXL model.")
     first, second = _part(path, index, "text_encoder"), _part(path, index, "text_encoder_2")
     unet, vae = _part(path, index, "unet"), _part(path, index, "vae")
-    scheduler = _json(path / "scheduler" / "scheduler_config.json")
+    scheduler = read_json(path / "scheduler" / "scheduler_config.json")
     return Checkpoint(
         name=path.resolve().name,
         unet=unet,
@@ -68,22 +68,22 @@ def _part(path: Path, index: dict[str, Any], name: str) -> Part:
         raise Unavailable(f"{path} has no {title}{hint}. Choose a complete SDXL model.")
     if kind not in kinds:
         raise Unavailable(f"{path} has a {kind} as its {title}, which this engine does not know. Choose an SDXL model.")
-    config = _json(path / name / "config.json")
+    config = read_json(path / name / "config.json")
     stem = "model" if name.startswith("text_encoder") else "diffusion_pytorch_model"
-    return Part(title, kind, config, _weights(path / name, stem))
+    return Part(title, kind, config, weights_in(path / name, stem))
 
 
-def _weights(folder: Path, stem: str) -> dict[str, Tensor]:
+def weights_in(folder: Path, stem: str, remedy: str = REMEDY) -> dict[str, Tensor]:
     """Full precision first, then the variants; whole, or in the shards that an index names."""
     for variant in VARIANTS:
         whole = folder / f"{stem}{variant}.safetensors"
         if whole.is_file():
-            return read(whole)[0]
+            return read(whole, remedy)[0]
         index = folder / f"{stem}.safetensors.index{variant}.json"
         if index.is_file():
             # Only the last part of each name counts: a shard lies beside its index and nowhere else.
-            shards = sorted({Path(shard).name for shard in _json(index).get("weight_map", {}).values()})
-            return {key: tensor for shard in shards for key, tensor in read(folder / shard)[0].items()}
+            shards = sorted({Path(shard).name for shard in read_json(index).get("weight_map", {}).values()})
+            return {key: tensor for shard in shards for key, tensor in read(folder / shard, remedy)[0].items()}
     if any(folder.glob("*.bin")):
         raise Unavailable(
             f"{folder} has pickled weights only (.bin), which could run any code when opened. "
@@ -92,7 +92,7 @@ def _weights(folder: Path, stem: str) -> dict[str, Tensor]:
     raise Unavailable(f"{folder} has no weights ({stem}.safetensors). Download the model again, or choose another.")
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -14,12 +14,14 @@ TIME_IDS = 6
 
 @dataclass(frozen=True)
 class Part:
-    """One model not yet built. ``kind`` is the name of its class, ``title`` what a person calls it."""
+    """One model not yet built. ``kind`` is the name of its class, ``title`` what a person calls it, ``remedy`` what
+    that person can do when it turns out to be unusable."""
 
     title: str
     kind: str
     config: dict[str, Any]
     tensors: dict[str, Tensor]
+    remedy: str = "Download the model again, or choose another with --model."
 
 
 @dataclass(frozen=True)

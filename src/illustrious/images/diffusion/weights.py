@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, UNet2DConditionModel
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
@@ -15,6 +15,7 @@ from illustrious.images.diffusion.parts import Part
 from illustrious.images.diffusion.placement import Placement
 
 DIFFUSERS_MODELS = {
+    "ControlNetModel": ControlNetModel,
     "UNet2DConditionModel": UNet2DConditionModel,
     "AutoencoderKL": AutoencoderKL,
     "AutoencoderTiny": AutoencoderTiny,
@@ -27,16 +28,16 @@ TEXT_MODELS = {
 NOT_WEIGHTS = ("position_ids", "logit_scale")
 """Tensors that text encoders carry although nothing here reads them."""
 
+REMEDY = "Download it again, or choose another model with --model."
 
-def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+
+def read(path: Path, remedy: str = REMEDY) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors (mapped, not yet read from disk) and metadata of a safetensors file. Raises ``Unavailable``."""
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except SafetensorError as error:
-        raise Unavailable(
-            f"{path} is damaged or incomplete ({error}). Download it again, or choose another model with --model."
-        ) from error
+        raise Unavailable(f"{path} is damaged or incomplete ({error}). {remedy}") from error
     except OSError as error:
         raise Unavailable(f"{path} cannot be read ({error}). Check the file and its permissions.") from error
 
@@ -57,8 +58,7 @@ def build(part: Part) -> nn.Module:
                 model = kind(**{name: value for name, value in part.config.items() if name in known})
     except (ValueError, TypeError) as error:
         raise Unavailable(
-            f"The {part.title} of this model has a configuration that cannot be built ({error}). "
-            "Choose another model with --model."
+            f"The {part.title} of this model has a configuration that cannot be built ({error}). {part.remedy}"
         ) from error
     return model
 
@@ -71,13 +71,13 @@ def assemble(part: Part, placement: Placement) -> Any:
     """
     model = build(part)
     tensors = _by_model_names(part, model)
-    _compare(part.title, {name: value.shape for name, value in model.state_dict().items()}, tensors)
+    _compare(part, {name: value.shape for name, value in model.state_dict().items()}, tensors)
     placed = {name: _placed(tensor, placement) for name, tensor in tensors.items()}
     for name, tensor in placed.items():
-        if not _finite(tensor):
+        if not finite(tensor):
             raise Unavailable(
                 f"The {part.title} holds values that are no numbers in {placement.dtype} ({name}): the file is "
-                "damaged. Download it again, or choose another model with --model."
+                f"damaged. {part.remedy}"
             )
     model.load_state_dict(placed, assign=True)
     if part.kind in TEXT_MODELS:
@@ -108,8 +108,8 @@ def _renamed(name: str, changes: dict[str, str]) -> str:
     return name
 
 
-def _compare(title: str, expected: dict[str, torch.Size], tensors: dict[str, Tensor]) -> None:
-    remedy = "Download the model again, or choose another with --model."
+def _compare(part: Part, expected: dict[str, torch.Size], tensors: dict[str, Tensor]) -> None:
+    title, remedy = part.title, part.remedy
     missing = sorted(expected.keys() - tensors.keys())
     if missing:
         raise Unavailable(f"The {title} lacks {len(missing)} of its tensors (the first is {missing[0]}). {remedy}")
@@ -130,7 +130,7 @@ def _placed(tensor: Tensor, placement: Placement) -> Tensor:
     return tensor.to(placement.device, placement.dtype if tensor.is_floating_point() else tensor.dtype)
 
 
-def _finite(tensor: Tensor) -> bool:
+def finite(tensor: Tensor) -> bool:
     """Minimum and maximum carry NaN and infinity along, in one pass and without a copy."""
     return tensor.numel() == 0 or all(bool(end.isfinite()) for end in torch.aminmax(tensor))
 
