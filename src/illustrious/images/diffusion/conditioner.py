@@ -79,6 +79,9 @@ class EmbeddingLookup(Protocol):
     def find(self, name: str) -> tuple[Tensor, Tensor] | None:
         """Vectors for both text encoders, each n × width; ``None`` when this model cannot use them."""
 
+    def problem(self, name: str) -> str | None:
+        """A warning that says why it cannot."""
+
 
 @dataclass(frozen=True)
 class _Encoded:
@@ -107,12 +110,9 @@ class _Embeddings:
             return None
         if name not in self._found:
             vectors = self._lookup.find(name)
-            if vectors is None:
-                self.warnings.append(
-                    f"The embedding {name} was made for another kind of model, so its name is read as plain words. "
-                    "Use one that was made for SDXL."
-                )
-            elif len(vectors[0]) > self._room:
+            if vectors is None and (problem := self._lookup.problem(name)) is not None:
+                self.warnings.append(problem)
+            if vectors is not None and len(vectors[0]) > self._room:
                 self.warnings.append(
                     f"The embedding {name} has {len(vectors[0])} vectors, and this model reads {self._room} at once: "
                     "only the first ones act."

@@ -5,7 +5,7 @@ A prompt is read in three passes.
 1. ``extract`` takes out ``<lora:name:weight>``, ``<lora:name:unet:text>`` and ``<lora:name:unet=1:te=0.5>``.
 2. ``parse`` reads what changes from step to step: ``[from:to:when]``, ``[to:when]``, ``[from::when]``, ``[a|b]``.
 3. ``weigh`` reads one step's text: ``(a)`` weighs 1.1, ``((a))`` 1.21, ``(a:1.3)`` 1.3, ``[a]`` 1/1.1; ``BREAK``
-   starts a new chunk; ``\( \) \[ \] \\`` stand for the character itself, and a backslash before anything else is left out.
+   starts a new chunk; ``\( \) \[ \] \\`` stand for the character itself, and any other backslash is left out.
 
 What is malformed is read as the web UI reads it: a bracket that never closes weighs everything after it, a closing one
 without an opening one is text, and a schedule with a wrong number of parts is text in brackets.
