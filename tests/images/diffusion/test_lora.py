@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from illustrious.errors import InvalidRequest
+from illustrious.images.diffusion.deltas import Hadamard, Kronecker
 from illustrious.images.diffusion.lora import LoadedLora, load_lora
 from illustrious.images.diffusion.lora_keys import Layer, LayerNames
 from tests import tiny, tiny_lora
@@ -91,6 +92,31 @@ def test_alpha_is_taken_from_the_settings_that_peft_writes_beside_the_file(load:
     assert lora.warnings == ()
     assert {layer.name.rpartition(".")[2] for layer in lora.deltas} == {"to_q"}
     assert {change.scale for change in lora.deltas.values()} == {3.0}
+
+
+def test_loha_and_lokr_come_in_kohyas_layout(load: Load, tmp_path: Path) -> None:
+    loha, lokr, *_ = (layer for layer in UNET if ".ff.net" in layer.diffusers)
+    outputs, inputs = lokr.shape
+    tensors = {
+        "hada_w1_a": torch.ones(loha.shape[0], 4),
+        "hada_w1_b": torch.ones(4, loha.shape[1]),
+        "hada_w2_a": torch.ones(loha.shape[0], 4),
+        "hada_w2_b": torch.ones(4, loha.shape[1]),
+        "alpha": torch.tensor(1.0),
+    }
+    file = {f"lora_unet_{loha.ldm.replace('.', '_')}.{role}": tensor for role, tensor in tensors.items()}
+    tensors = {
+        "lokr_w1": torch.ones(2, 4),
+        "lokr_w2_a": torch.ones(outputs // 2, 8),
+        "lokr_w2_b": torch.ones(8, inputs // 4),
+        "alpha": torch.tensor(1.0),
+    }
+    file |= {f"lycoris_{lokr.diffusers.replace('.', '_')}.{role}": tensor for role, tensor in tensors.items()}
+    save_file(file, tmp_path / "style.safetensors")
+    lora = load(tmp_path / "style.safetensors")
+    assert lora.warnings == ()
+    kinds = {layer.name: (type(change), change.scale) for layer, change in lora.deltas.items()}
+    assert kinds == {loha.diffusers: (Hadamard, 1 / 4), lokr.diffusers: (Kronecker, 1 / 8)}
 
 
 @pytest.mark.parametrize("settings", ["[]", "{", '{"lora_alpha": "many"}', '{"alpha_pattern": null}'])

@@ -60,7 +60,7 @@ class ControlNets:
 
         Raises ``InvalidRequest`` for anything that cannot guide this UNet, saying what it is.
         """
-        name = name or path.stem
+        name = name or path.name.removesuffix(".safetensors")
         try:
             written = path.stat().st_mtime_ns
             return self._kept.get((path, written), lambda: self._load(path, name))
