@@ -1,0 +1,146 @@
+"""The whole recipe in small: random weights, three shapes for icons, 16 pixels."""
+
+import hashlib
+import tomllib
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+from pydantic import ValidationError
+from torch import Tensor
+from training.config import ModelConfig, read
+from training.export import export
+from training.image import ImageTrainer
+from training.model import train_tokenizer
+from training.run import Stop, begin, train
+from transformers import CLIPTokenizer
+
+from tests.training import tiny
+from training import checkpoint, model
+
+CPU = torch.device("cpu")
+RECIPES = ("starter", "full")
+
+
+def trainer(folder: Path, steps: int = 4) -> ImageTrainer:
+    return ImageTrainer(tiny.config(folder, steps), tiny.icons(), CPU)
+
+
+def states_of(made: ImageTrainer) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in made.learner.state().tensors.items()}
+
+
+def test_an_interrupted_run_ends_as_an_uninterrupted_one_to_the_bit(tmp_path: Path) -> None:
+    whole = trainer(tmp_path)
+    losses = list(train(whole, tmp_path / "whole", Stop()))
+    assert len(losses) == 4
+
+    halted = trainer(tmp_path)
+    running = train(halted, tmp_path / "halted", Stop())
+    before = list(islice(running, 2))
+    checkpoint.save(tmp_path / "halted" / "checkpoints", halted.learner.state())
+    running.close()
+    resumed = trainer(tmp_path)
+    begin(resumed, tmp_path / "halted")
+    after = list(train(resumed, tmp_path / "halted", Stop()))
+
+    assert before + after == losses
+    expected, found = states_of(whole), states_of(resumed)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_a_run_asked_to_end_saves_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop = Stop()
+    made = trainer(tmp_path, steps=50)
+    for _ in train(made, tmp_path / "run", stop):
+        stop._ask(15, None)
+    saved = checkpoint.newest(tmp_path / "run" / "checkpoints")
+    assert saved is not None
+    assert saved.step == made.learner.step == 1
+
+
+def test_the_loss_falls(tmp_path: Path) -> None:
+    made = trainer(tmp_path, steps=40)
+    with torch.no_grad():
+        before = np.mean([made.loss(step).item() for step in range(1000, 1008)])
+    for _ in train(made, tmp_path / "run", Stop()):
+        pass
+    with torch.no_grad():
+        after = np.mean([made.loss(step).item() for step in range(1000, 1008)])
+    assert after < 0.85 * before
+
+
+def test_the_exported_model_draws_in_plain_diffusers_and_is_what_its_checksums_say(tmp_path: Path) -> None:
+    made = trainer(tmp_path)
+    export(made.model, tmp_path / "model")
+    assert next(made.model.unet.parameters()).dtype == torch.float32
+    pipeline = StableDiffusionXLPipeline.from_pretrained(tmp_path / "model", torch_dtype=torch.float32)
+    picture = pipeline("a red apple", num_inference_steps=2).images[0]
+    assert picture.size == (16, 16)
+    for line in (tmp_path / "model" / "SHA256SUMS").read_text().splitlines():
+        digest, name = line.split("  ")
+        assert hashlib.sha256((tmp_path / "model" / name).read_bytes()).hexdigest() == digest
+
+
+def test_the_loop_conditions_the_unet_as_the_pipeline_does(tmp_path: Path) -> None:
+    made = trainer(tmp_path).model
+    made.trained.eval()
+    prompts = ["two frogs on a red background", ""]
+    context, _, pooled, _ = made.pipeline().encode_prompt(prompts, do_classifier_free_guidance=False)
+    with torch.no_grad():
+        ours = made.condition(made.tokens(prompts))
+    assert torch.equal(ours[0], context)
+    assert torch.equal(ours[1], pooled)
+
+
+def test_both_forms_of_the_tokenizer_read_alike(tmp_path: Path) -> None:
+    made = trainer(tmp_path)
+    export(made.model, tmp_path / "model")
+    folder = tmp_path / "model" / "tokenizer"
+    new = CLIPTokenizer.from_pretrained(folder)
+    (folder / "tokenizer.json").unlink()
+    old = CLIPTokenizer.from_pretrained(folder)
+    for text in ("A red APPLE on a blue background", "löwe 42 🦊", "x" * 200):
+        assert old(text, truncation=True)["input_ids"] == new(text, truncation=True)["input_ids"]
+
+
+def test_the_tokenizer_knows_the_words_it_was_trained_on_whole_and_no_word_is_unknown() -> None:
+    tokenizer = train_tokenizer(["a purple dragon", "a purple apple"] * 20, 600, 32)
+    begin, _, purple, _, end = tokenizer("a purple dragon")["input_ids"]
+    assert (begin, end) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    assert tokenizer.decode([purple]).strip() == "purple"
+    strange = tokenizer("ж")["input_ids"]
+    assert tokenizer.unk_token_id not in strange[1:-1]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_read_and_its_model_is_of_at_most_40_mb_in_float16(name: str) -> None:
+    config = read(Path("training") / f"{name}.toml")
+    if config.model.start:
+        assert sum(file.stat().st_size for file in config.model.start.rglob("*") if file.is_file()) < 40e6
+        return
+    unet = model.unet_config(config.model, config.size // 4)
+    with torch.device("meta"):
+        parameters = sum(weight.numel() for weight in UNet2DConditionModel.from_config(unet).parameters())
+    text = sum(
+        config.model.vocabulary * width + config.model.text_layers * 12 * width**2 for width in config.model.text_widths
+    )
+    assert 2 * (parameters + text) < 37e6  # which leaves 3 MB to autoencoder and tokenizers
+
+
+def test_a_misspelt_entry_of_a_recipe_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "wrong.toml").write_text("batch_size = 3")
+    with pytest.raises(ValidationError, match="batch_size"):
+        read(tmp_path / "wrong.toml")
+    (tmp_path / "broken.toml").write_text("size = = 3")
+    with pytest.raises(tomllib.TOMLDecodeError):
+        read(tmp_path / "broken.toml")
+
+
+def test_without_an_autoencoder_the_message_says_how_to_make_one() -> None:
+    with pytest.raises(ValueError, match=r"training\.autoencoder"):
+        model.build(ModelConfig(), 16, ["a cat"], seed=0)

@@ -1,0 +1,127 @@
+"""Train the autoencoder of a model from scratch: ``python -m training.autoencoder --config training/full.toml``.
+
+It learns from the same pictures as the image model, which is trained on its latents afterwards.
+"""
+
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from training import run
+from training.compose import Composer
+from training.concepts import STARTER
+from training.config import ImageConfig, read
+from training.icons import Icon, load_icons
+from training.learner import Learner, Schedule
+from training.sheet import arrange
+
+log = logging.getLogger("training")
+
+SHOWN = 16
+MEASURED = 512
+"""Pictures the latents' spread is measured on, none of them trained on."""
+
+APART = 1 << 40
+"""The number of the first picture that is shown or measured; no run trains on that many."""
+
+
+class AutoencoderTrainer:
+    def __init__(self, config: ImageConfig, icons: list[Icon], device: torch.device) -> None:
+        self._config = config
+        self._device = device
+        self.batch = config.autoencoder.batch
+        self._composer = Composer(icons, config.size, config.mixture, config.seed)
+        torch.manual_seed(config.seed)
+        channels = config.autoencoder.channels
+        self.vae = AutoencoderKL(
+            latent_channels=4,
+            block_out_channels=channels,
+            layers_per_block=config.autoencoder.layers_per_block,
+            down_block_types=("DownEncoderBlock2D",) * len(channels),
+            up_block_types=("UpDecoderBlock2D",) * len(channels),
+            norm_num_groups=16,
+            sample_size=config.size,
+            mid_block_add_attention=False,
+        ).to(device)
+        steps = -(-config.autoencoder.samples // self.batch)
+        self.learner = Learner(self.vae.train(), Schedule(steps, config.autoencoder.learning_rate))
+
+    def loss(self, step: int) -> Tensor:
+        """What differs between picture and reconstruction, in colour and at edges, and the latents' divergence."""
+        config = self._config.autoencoder
+        pictures = self._pictures(step * self.batch, self.batch)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._config.precision == "bfloat16"):
+            found = self.vae.encode(pictures).latent_dist
+            noise = torch.randn(found.mean.shape, generator=torch.Generator().manual_seed(step)).to(self._device)
+            rebuilt = self.vae.decode(found.mean + found.std * noise).sample.float()
+        loss = functional.l1_loss(rebuilt, pictures) + config.kl * found.kl().float().mean()
+        for axis in (2, 3):
+            loss = loss + config.edges * functional.l1_loss(rebuilt.diff(dim=axis), pictures.diff(dim=axis))
+        return loss
+
+    def _pictures(self, first: int, count: int) -> Tensor:
+        """(count, 3, size, size) from −1 to 1."""
+        pixels = np.stack([self._composer.sample(first + place).pixels for place in range(count)])
+        return torch.from_numpy(pixels).to(self._device).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+    @torch.no_grad()
+    def show(self, file: Path) -> None:
+        """Pictures above, what is rebuilt of them below."""
+        pictures = self._pictures(APART, SHOWN)
+        rows = torch.cat([pictures, self.vae(pictures, sample_posterior=False).sample.clamp(-1, 1)])
+        pixels = ((rows + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        arrange([Image.fromarray(each) for each in pixels], [""] * len(pixels), SHOWN).save(file)
+
+    @torch.no_grad()
+    def measure(self) -> tuple[float, float]:
+        """The latents' standard deviation, and the reconstruction's peak signal-to-noise ratio in dB."""
+        latents, errors = [], []
+        for first in range(0, MEASURED, 64):
+            pictures = self._pictures(APART + first, 64)
+            latents.append(self.vae.encode(pictures).latent_dist.mode())
+            rebuilt = self.vae.decode(latents[-1]).sample.clamp(-1, 1)
+            errors.append(((rebuilt - pictures) / 2).square().mean())
+        return torch.cat(latents).std().item(), -10 * torch.stack(errors).mean().log10().item()
+
+
+def main(words: list[str]) -> int:
+    options = run.arguments("Train the autoencoder.", Path("training/runs/autoencoder")).parse_args(words)
+    if not run.prepare(options, "training.autoencoder", words):
+        return 0
+    config = read(options.config)
+    if options.samples:
+        shorter = config.autoencoder.model_copy(update={"samples": options.samples})
+        config = config.model_copy(update={"autoencoder": shorter})
+    labels = STARTER if config.vocabulary == "starter" else None
+    trainer = AutoencoderTrainer(
+        config, load_icons(config.styles, config.size, options.cache, labels), run.best_device()
+    )
+    run.begin(trainer, options.run)
+    stop = run.Stop().listen()
+    if not run.complete(trainer, options.run, stop, config.checkpoint_minutes, config.sheet_every):
+        return 0
+    finish(trainer, options.run)
+    return 0
+
+
+def finish(trainer: AutoencoderTrainer, folder: Path) -> None:
+    """Write the autoencoder, with the factor that brings its latents to a standard deviation of 1."""
+    with trainer.learner.averaged():
+        trainer.vae.eval()
+        spread, fidelity = trainer.measure()
+        trainer.vae.register_to_config(scaling_factor=1 / spread)
+        trainer.vae.save_pretrained(folder)
+        trainer.show(folder / "sheets" / "final.png")
+    log.info("the autoencoder is in %s: %.1f dB, scaling factor %.3f", folder, fidelity, 1 / spread)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,100 @@
+"""The configuration of a training run: one TOML file, read strictly.
+
+``training/starter.toml`` is what two processor cores can do in an evening, ``training/full.toml`` what one GPU can do
+in half an hour.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from illustrious.types import Noun
+from training.compose import Mixture
+from training.learner import Schedule
+
+
+class ModelConfig(Noun):
+    """The parts of the SDXL architecture. ``start``: a diffusers folder whose weights and tokenizer are taken on;
+    without it everything begins at random, and a tokenizer of ``vocabulary`` tokens is trained on ``captions``
+    captions.
+
+    ``channels``: of the UNet, one number per level. ``text_widths``: of the two text encoders. ``autoencoder``: a
+    diffusers folder of an autoencoder trained before (``python -m training.autoencoder``).
+    """
+
+    start: Path | None = None
+    channels: tuple[int, ...] = (64, 128, 192)
+    layers_per_block: int = 1
+    head_width: int = 32
+    text_widths: tuple[int, int] = (128, 192)
+    text_layers: int = 3
+    tokens: int = 32
+    vocabulary: int = 4315
+    captions: int = 20_000
+    autoencoder: Path | None = None
+
+
+class AutoencoderConfig(Noun):
+    """An ``AutoencoderKL`` of ``len(channels) - 1`` halvings. ``kl``: the weight of the latents' divergence from a
+    normal distribution; ``edges``: that of the differences between neighbouring pixels, which keeps outlines sharp."""
+
+    channels: tuple[int, ...] = (32, 64, 128)
+    layers_per_block: int = 1
+    samples: int = 400_000
+    batch: int = 64
+    learning_rate: float = 5e-4
+    kl: float = 1e-6
+    edges: float = 0.5
+
+
+class ImageConfig(Noun):
+    """``styles``: of ``training.icons.STYLES``, the main one first. ``vocabulary``: the icons of
+    ``training.concepts.STARTER`` or all there are.
+
+    ``samples`` are seen in all, ``batch`` at a time; ``warmup`` to ``weight_decay`` are
+    ``training.learner.Schedule``'s. ``caption_dropout``: the share of samples without a caption, which guidance needs.
+    ``min_snr`` caps the weight of nearly noiseless steps at this signal-to-noise ratio (Hang et al., "Efficient
+    Diffusion Training via Min-SNR Weighting Strategy", 2023); 0 weighs all alike. ``precision``: of the arithmetic;
+    weights are kept in float32.
+    """
+
+    size: int = 64
+    styles: tuple[str, ...] = ("twemoji",)
+    vocabulary: Literal["starter", "all"] = "starter"
+    mixture: Mixture = Field(default_factory=Mixture)
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    autoencoder: AutoencoderConfig = Field(default_factory=AutoencoderConfig)
+    samples: int = 120_000
+    batch: int = 32
+    learning_rate: float = 3e-4
+    warmup: int = 100
+    decay: float = 0.5
+    floor: float = 0.03
+    weight_decay: float = 0.01
+    ema: float = 0.999
+    caption_dropout: float = 0.1
+    min_snr: float = 0.0
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    seed: int = 0
+    checkpoint_minutes: float = 5.0
+    sheet_every: int = 20_000
+
+    @property
+    def schedule(self) -> Schedule:
+        return Schedule(
+            steps=-(-self.samples // self.batch),
+            learning_rate=self.learning_rate,
+            warmup=self.warmup,
+            decay=self.decay,
+            floor=self.floor,
+            ema=self.ema,
+            weight_decay=self.weight_decay,
+        )
+
+
+def read(file: Path) -> ImageConfig:
+    """Raises ``pydantic.ValidationError`` for an unknown or ill-typed entry, ``tomllib.TOMLDecodeError`` for no
+    TOML."""
+    return ImageConfig.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
