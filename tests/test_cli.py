@@ -7,8 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 from PIL import Image
 
@@ -153,14 +157,76 @@ def test_it_stops_cleanly_on_ctrl_c(tmp_path: Path, stop: signal.Signals) -> Non
         assert "Traceback" not in studio.printed
 
 
+@contextlib.contextmanager
+def worker_held(http: httpx.Client) -> Iterator[None]:
+    """The image worker takes no step until the end of the block."""
+    pid = http.get("/workers").json()["workers"][0]["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+def caller(studio: RunningStudio) -> httpx.Client:
+    return httpx.Client(base_url=studio.url, trust_env=False, timeout=60)
+
+
+def wait_for_state(http: httpx.Client, state: str) -> None:
+    """Until the only job is in this state."""
+    while [job["state"] for job in http.get("/jobs").json()["items"]] != [state]:
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_stopping_lets_the_picture_under_way_end(tmp_path: Path) -> None:
+    with ThreadPoolExecutor() as pool, running_studio(tmp_path, "--fake") as studio, caller(studio) as http:
+        with worker_held(http):
+            answer = pool.submit(http.post, "/generate-image", json={"prompt": "a cat"})
+            wait_for_state(http, "running")
+            studio.process.send_signal(signal.SIGINT)
+            with pytest.raises(subprocess.TimeoutExpired):
+                studio.process.wait(timeout=1)
+        assert answer.result().status_code == 200
+        assert studio.process.wait(timeout=20) == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_second_ctrl_c_waits_for_nothing_and_loses_nothing(tmp_path: Path) -> None:
+    patient = {"ILLUSTRIOUS_SHUTDOWN_SECONDS": "600"}
+    with running_studio(tmp_path, "--fake", environment=patient) as studio, caller(studio) as http, worker_held(http):
+        job = http.post("/jobs", json={"prompt": "a cat"}).json()["id"]
+        wait_for_state(http, "running")
+        studio.process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            studio.process.wait(timeout=1)
+        studio.process.send_signal(signal.SIGINT)
+        assert studio.process.wait(timeout=20) == 0
+        assert "Traceback" not in studio.printed
+    with running_studio(tmp_path, "--fake") as studio, caller(studio) as http:
+        wait_for_state(http, "succeeded")
+        assert http.get(f"/jobs/{job}").json()["attempts"] == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_who_follows_a_job_that_stays_does_not_keep_the_studio_from_stopping(tmp_path: Path) -> None:
+    with ThreadPoolExecutor() as pool, running_studio(tmp_path, "--fake") as studio, caller(studio) as http:
+        with worker_held(http):
+            first, second = [http.post("/jobs", json={"prompt": "a cat"}).json()["id"] for _ in range(2)]
+            following = pool.submit(http.get, f"/jobs/{second}/events")
+            studio.process.send_signal(signal.SIGINT)
+        assert '"state": "queued"' in following.result().text
+        assert studio.process.wait(timeout=20) == 0
+        assert "Cancel" not in studio.printed  # no connection had to be cut
+
+
 def test_the_start_tells_where_it_is_and_what_it_runs_on(fake_server: RunningStudio) -> None:
     assert fake_server.url in fake_server.printed
     assert str(fake_server.data_dir) in fake_server.printed
 
 
 def test_an_open_address_makes_a_key_and_shows_it_once(tmp_path: Path) -> None:
-    import httpx
-
     with contextlib.ExitStack() as stack:
         studio = stack.enter_context(running_studio(tmp_path, "--fake", "--host", "0.0.0.0"))
         assert httpx.get(f"{studio.url}/status", trust_env=False).status_code == 401

@@ -30,6 +30,9 @@ app.add_typer(models_app, name="models")
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
+LAST_ANSWERS = 3
+"""Seconds that answers under way may still take once the jobs are seen to, when the studio stops."""
+
 Devices = Annotated[str | None, typer.Option("--devices", help="cuda:0,cuda:1: one image worker on each.")]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder of pictures, models and sessions.")]
 Model = Annotated[str | None, typer.Option("--model", help="Image model: a .safetensors file or a diffusers folder.")]
@@ -65,8 +68,16 @@ def serve(
             self.up.set()
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            # No new connections, no new jobs; those under way have their time.
-            await asyncio.gather(super().shutdown(sockets), studio.drain(settings.shutdown_seconds))
+            # First the jobs, so that who waits for one that can still end gets its picture; then the connections,
+            # and at last, with the lifespan, the studio. A second Ctrl-C leaves the jobs for the next start.
+            draining = asyncio.create_task(studio.drain(settings.shutdown_seconds))
+            while not draining.done() and not self.force_exit:
+                await asyncio.wait({draining}, timeout=0.1)
+            if self.force_exit:
+                await studio.drain(0)
+            await draining
+            self.force_exit = False  # the rest takes seconds, and leaves nothing behind
+            await super().shutdown(sockets)
 
     listener = system.listen(settings.host, settings.port)
     with contextlib.closing(listener), open_studio(settings) as studio, log_into(settings.data_dir / "logs"):
@@ -77,7 +88,7 @@ def serve(
                 log_level="warning",
                 access_log=False,
                 server_header=False,
-                timeout_graceful_shutdown=int(settings.shutdown_seconds) + 2,
+                timeout_graceful_shutdown=LAST_ANSWERS,
             )
         )
         shown = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -110,7 +121,7 @@ def serve(
 
         # The server closes on these signals and then raises them once more; by then there is nothing left to end.
         for stop in system.stop_signals():
-            signal.signal(stop, lambda *_: None)
+            signal.signal(stop, signal.SIG_IGN)
         asyncio.run(run())
     out.print("Stopped.")
 

@@ -75,6 +75,7 @@ class EventLog:
         self._ended: OrderedDict[str, float] = OrderedDict()  # job → when, oldest first
         self._previews: OrderedDict[str, int] = OrderedDict()  # job → bytes of its preview, oldest first
         self._preview_bytes = 0
+        self._is_closed = False
 
     def knows(self, job_id: str) -> bool:
         """Whether anything was published about this job that is still kept."""
@@ -123,7 +124,7 @@ class EventLog:
                 self._forget_preview(next(iter(self._previews)))
 
     async def subscribe(self, job_id: str, after: int | None = None) -> AsyncIterator[Event]:
-        """What is known since the event ``after``, and then what happens, until the job is over."""
+        """What is known since the event ``after``, and then what happens, until the job is over or this is closed."""
         log = self._log(job_id)
         log.subscribers += 1
         seen = after or 0
@@ -133,13 +134,19 @@ class EventLog:
                 for event in log.after(seen):
                     seen = event.id
                     yield event
-                if log.is_over and not log.after(seen):
+                if self._is_closed or (log.is_over and not log.after(seen)):
                     return
                 await changed.wait()
         finally:
             log.subscribers -= 1
             if not log.changes and not log.subscribers and self._logs.get(job_id) is log:
                 del self._logs[job_id]
+
+    def close(self) -> None:
+        """Let all who follow go: nothing happens here any more. They may ask again after a restart."""
+        self._is_closed = True
+        for log in self._logs.values():
+            _wake(log)
 
     def forget_old(self) -> None:
         """Drop the logs of jobs that ended too long ago, or that are too many."""
@@ -164,13 +171,17 @@ class EventLog:
             log.latest[name] = event
         else:
             log.changes.append(event)
-        changed, log.changed = log.changed, asyncio.Event()
-        changed.set()
+        _wake(log)
 
     def _forget_preview(self, job_id: str, keep: bool = False) -> None:
         self._preview_bytes -= self._previews.pop(job_id, 0)
         if not keep and job_id in self._logs:
             self._logs[job_id].latest.pop("preview", None)
+
+
+def _wake(log: _Log) -> None:
+    changed, log.changed = log.changed, asyncio.Event()
+    changed.set()
 
 
 def _story(job: Job) -> list[tuple[EventName, dict[str, Any]]]:

@@ -149,7 +149,8 @@ class Runner:
         self._wake.set()
 
     async def drain(self, within: float) -> None:
-        """Stop: begin nothing more, let what runs end ``within`` this time, queue the rest again.
+        """Stop: begin nothing more, let what runs end ``within`` this time, queue the rest again. Draining once more
+        with less time stops what runs then.
 
         With a database that cannot be written the rest stays marked as running, and is queued again at the next start.
         """
@@ -169,6 +170,7 @@ class Runner:
         for ended in [future for waiting in self._waiting.values() for future in waiting]:
             if not ended.done():
                 ended.set_exception(_closing())
+        self.events.close()
 
     # --- giving jobs to performers -----------------------------------------------------------------------------
 
