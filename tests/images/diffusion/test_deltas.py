@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from illustrious.images.diffusion.deltas import AnyLayer, WrongShape, delta, stacked
+from illustrious.images.diffusion.tiling import seamless
 from tests import tiny_lora
 
 LAYERS = {
@@ -69,6 +70,16 @@ def test_matrices_of_linear_layers_may_be_stored_as_convolutions_and_the_other_w
     full = matrices(pointwise, rank=4)
     stored = {role: tensor[..., 0, 0] for role, tensor in full.items()}
     assert torch.equal(applied(pointwise, stored, 2.0, 1.0), applied(pointwise, full, 2.0, 1.0))
+
+
+def test_the_change_wraps_around_where_the_picture_is_seamless() -> None:
+    layer = nn.Conv2d(8, 12, 3, padding=1)
+    tensors = matrices(layer, rank=4)
+    change = tensors["up"].flatten(1) @ tensors["down"].flatten(1)
+    with seamless(layer, "both"):
+        mine, expected = applied(layer, tensors, None, weight=1.0), merged(layer, change)
+    torch.testing.assert_close(mine, expected)
+    assert not torch.allclose(mine, merged(layer, change), atol=1e-2)
 
 
 @pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS.keys())

@@ -159,6 +159,6 @@ def _add_product(output: Tensor, given: Tensor, matrix: Tensor, factor: float) -
 
 
 def _convolve(layer: nn.Conv2d, given: Tensor, kernel: Tensor) -> Tensor:
-    """As the layer itself does it now: with its stride and padding, and around the edges where the picture is seamless."""
+    """As the layer itself does it now: with its stride and padding, and around the edges of a seamless picture."""
     convolved: Tensor = layer._conv_forward(given, kernel, None)
     return convolved
