@@ -19,7 +19,6 @@ from torch import Tensor
 from illustrious.images.diffusion.canvas import Canvas, lay_out
 from illustrious.images.diffusion.edit import Start, begin
 from illustrious.types import ImageRequest
-from tests import tiny
 
 TOLERANCE = 1e-4
 """Largest difference, relative to the largest value."""
@@ -57,11 +56,11 @@ def noise_of(seed: int, size: tuple[int, int], factor: int = 4) -> tuple[Tensor,
 
 
 class Bench:
-    """One random model, as diffusers' three pipelines and as parts."""
+    """One model, as diffusers' three pipelines and as parts."""
 
-    def __init__(self, checkpoint: tiny.Tiny) -> None:
-        self.text = checkpoint.pipeline().to(torch.float32)
-        self.in_channels = checkpoint.in_channels
+    def __init__(self, pipeline: StableDiffusionXLPipeline) -> None:
+        self.text = pipeline.to(torch.float32)
+        self.in_channels = pipeline.unet.config.in_channels
         self.image = StableDiffusionXLImg2ImgPipeline(**self.text.components, add_watermarker=False)
         self.inpaint = StableDiffusionXLInpaintPipeline(**self.text.components, add_watermarker=False)
         for pipeline in (self.text, self.image, self.inpaint):

@@ -5,10 +5,12 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 from torch import Tensor
 
 from illustrious.images.diffusion.canvas import spread
+from illustrious.images.diffusion.checkpoint import starter_folder
 from illustrious.images.diffusion.edit import Start, begin
 from illustrious.images.diffusion.encode import encode, encode_pixels
 from illustrious.types import ImageRequest
@@ -35,7 +37,7 @@ PREDICTIONS = ("epsilon", "v_prediction")
 @pytest.fixture(scope="module")
 def benches() -> dict[tuple[str, int], Bench]:
     return {
-        (prediction, channels): Bench(tiny.Tiny(prediction=prediction, in_channels=channels))
+        (prediction, channels): Bench(tiny.Tiny(prediction=prediction, in_channels=channels).pipeline())
         for prediction in PREDICTIONS
         for channels in (4, 9)
     }
@@ -89,6 +91,19 @@ def test_inpainting_gives_diffusers_latents(
         width=64,
         height=64,
     )
+    assert difference(bench.ours(scheduler(bench, kind), request), expected) <= TOLERANCE
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+def test_the_starter_gives_diffusers_latents_too(kind: str) -> None:
+    bench = Bench(StableDiffusionXLPipeline.from_pretrained(starter_folder(), dtype=torch.float32))
+    request = ImageRequest(init_image=png(PICTURE), strength=0.6, steps=8, seed=3)
+    told = {"image": Image.fromarray(PICTURE), "strength": 0.6, "num_inference_steps": 8}
+    expected = bench.theirs(bench.image, scheduler(bench, kind), 3, **told)
+    assert difference(bench.ours(scheduler(bench, kind), request), expected) <= TOLERANCE
+    request = request.model_copy(update={"mask": png(MASK), "mask_blur": 0})
+    told |= {"mask_image": Image.fromarray(MASK), "width": 64, "height": 64}
+    expected = bench.theirs(bench.inpaint, scheduler(bench, kind), 3, **told)
     assert difference(bench.ours(scheduler(bench, kind), request), expected) <= TOLERANCE
 
 

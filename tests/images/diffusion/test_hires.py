@@ -47,7 +47,7 @@ SAMPLERS = ("EulerAncestralDiscreteScheduler", "DPMSolverMultistepScheduler")
 
 @pytest.fixture(scope="module")
 def benches() -> dict[str, Bench]:
-    return {prediction: Bench(tiny.Tiny(prediction=prediction)) for prediction in PREDICTIONS}
+    return {prediction: Bench(tiny.Tiny(prediction=prediction).pipeline()) for prediction in PREDICTIONS}
 
 
 @pytest.fixture(autouse=True)
@@ -141,9 +141,8 @@ def test_an_inpainting_unet_is_told_anew_at_the_second_size(benches: dict[str, B
     assert start.fixed[0, 0, 16, 16] == 1
     assert start.fixed[0, 0, 2, 2] == 0
     large = Image.fromarray(photo(64, 64)).resize((128, 128), Image.Resampling.LANCZOS)
-    again = canvas_of(
-        request.model_copy(update={"init_image": png(np.asarray(large)), "mask": png(np.asarray(canvas.mask))})
-    )
+    sent = {"init_image": png(np.asarray(large)), "mask": png(np.asarray(canvas.mask))}
+    again = canvas_of(request.model_copy(update=sent))
     assert torch.equal(begin(vae, again, torch.zeros(1, 4, 32, 32), True).fixed, start.fixed)
 
 
