@@ -16,7 +16,7 @@ Conventions, where the field has several:
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -128,6 +128,17 @@ class _Embeddings:
         return tuple(hashlib.sha256(vectors.float().cpu().numpy().tobytes()).hexdigest() for vectors in found)
 
 
+@dataclass(frozen=True)
+class _Reading:
+    """What holds for all texts of one request. ``layer`` counts from the last hidden states."""
+
+    size: tuple[int, int]
+    layer: int
+    adapters: Hashable
+    embeddings: _Embeddings
+    warnings: list[str]
+
+
 class Conditioner:
     """Both text encoders of one model, and a memory of the chunks they have read.
 
@@ -143,6 +154,7 @@ class Conditioner:
         self._zeros_for_empty_negative = zeros_for_empty_negative
         # The two are put side by side, so the longer one is used no further than the other.
         self._length: int = min(encoder.tokenizer.model_max_length for encoder in text_encoders)
+        self._commas = [comma(encoder) for encoder in text_encoders]
         self._cache: OrderedDict[Hashable, _Encoded] = OrderedDict()
         self._cache_entries = cache_entries
         self._names: tuple[frozenset[str], tuple[Names, Names]] = (frozenset(), (Names({}), Names({})))
@@ -169,22 +181,17 @@ class Conditioner:
         ``adapters`` stands for what else acts on the text encoders now. ``first_steps`` is given in a second pass: the
         steps of the first.
         """
-        layer, warnings = self._layer(request.clip_skip)
         verbatim = request.prompt_syntax == "verbatim"
-        named = _Embeddings(embeddings, self._tokenized_names(None if verbatim else embeddings), self.room)
+        layer, warnings = self._layer(request.clip_skip)
+        names = self._tokenized_names(embeddings)
+        named = _Embeddings(None if verbatim else embeddings, names, self.room)
+        reading = _Reading(size, layer, adapters, named, warnings)
 
         def read(title: str, text: str) -> list[Half]:
             prompt = Prompt((text,)) if verbatim else parse(text)
             texts = [prompt.at(step, steps, first_steps) for step in range(steps)]
             pieces = {text: (Words(text, 1.0),) if verbatim else weigh(text) for text in texts}
-            chunked = {text: self._chunked(pieces[text], named) for text in pieces}
-            warnings.extend(self._told_length(title, chunked.values()))
-            halves = {}
-            count = max(map(len, chunked.values()))
-            for text, pairs in chunked.items():
-                # All steps have the same number of tokens; as in the web UI, empty chunks fill up.
-                filled = [*pairs, *[(Chunk(), Chunk())] * (count - len(pairs))]
-                halves[text] = self._half(title, filled, size, layer, adapters, named, warnings)
+            halves = self._halves(title, pieces, reading)
             return [halves[text] for text in texts]
 
         positive = read("prompt", prefixed(request.prompt_prefix, request.prompt))
@@ -210,11 +217,26 @@ class Conditioner:
             self._names = (names, (first, second))
         return self._names[1]
 
-    def _chunked(self, pieces: Iterable[Piece], named: _Embeddings) -> list[ChunkPair]:
-        pieces = list(pieces)
+    def _halves(self, title: str, texts: Mapping[str, Sequence[Piece]], reading: _Reading) -> dict[str, Half]:
+        """A half for each of one schedule's texts, all of the length of the longest: empty chunks fill up, as in the
+        web UI. ``title`` is what warnings call them."""
+        chunked = {text: self._chunked(pieces, reading.embeddings) for text, pieces in texts.items()}
+        longest = max(chunked.values(), key=len)
+        if len(longest) > 1:
+            count = max(sum(len(pair[encoder].tokens) for pair in longest) for encoder in (0, 1))
+            reading.warnings.append(
+                f"The {title} is {count} tokens long and is read in {len(longest)} chunks of up to {self.room} each. "
+                "Nothing is lost."
+            )
+        empty = (Chunk(), Chunk())
+        return {
+            text: self._half(title, [*pairs, *[empty] * (len(longest) - len(pairs))], reading)
+            for text, pairs in chunked.items()
+        }
+
+    def _chunked(self, pieces: Sequence[Piece], named: _Embeddings) -> list[ChunkPair]:
         first, second = (
-            chunks(self._units(pieces, index, named), self.room, comma(encoder))
-            for index, encoder in enumerate(self._encoders)
+            chunks(self._units(pieces, index, named), self.room, comma) for index, comma in enumerate(self._commas)
         )
         return list(zip_longest(first, second, fillvalue=Chunk()))
 
@@ -235,49 +257,31 @@ class Conditioner:
                     yield Unit(tuple(Vector(name, index) for index in range(len(vectors[encoder]))), piece.weight)
                     place += length
 
-    def _told_length(self, title: str, texts: Iterable[list[ChunkPair]]) -> list[str]:
-        longest = max(texts, key=len)
-        if len(longest) == 1:
-            return []
-        count = max(sum(len(pair[encoder].tokens) for pair in longest) for encoder in (0, 1))
-        return [
-            f"The {title} is {count} tokens long and is read in {len(longest)} chunks of up to {self.room} each. "
-            "Nothing is lost."
-        ]
-
-    def _half(
-        self,
-        title: str,
-        pairs: Sequence[ChunkPair],
-        size: tuple[int, int],
-        layer: int,
-        adapters: Hashable,
-        named: _Embeddings,
-        warnings: list[str],
-    ) -> Half:
+    def _half(self, title: str, pairs: Sequence[ChunkPair], reading: _Reading) -> Half:
         stretches = []
-        encoded = [self._encoded(pair, layer, adapters, named) for pair in pairs]
+        encoded = [self._encoded(pair, reading) for pair in pairs]
         for pair, read in zip(pairs, encoded, strict=True):
             sides = [_weighed(hidden, chunk.weights) for hidden, chunk in zip(read.hidden, pair, strict=True)]
             if not all(even for _, even in sides):
-                warnings.append(
+                reading.warnings.append(
                     f"The weights in the {title} cannot be evened out over the whole, so they act as they stand. "
                     "If the picture looks broken, use weights nearer to 1."
                 )
             stretches.append(torch.cat([side for side, _ in sides], dim=-1))
         embeddings = torch.cat(stretches, dim=1)
-        width, height = size
+        width, height = reading.size
         # Original size, crop offset, target size, each as height and width (SDXL report, section 2.2).
         sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=embeddings.dtype, device=embeddings.device)
         return Half(embeddings, encoded[0].pooled, sizes)
 
-    def _encoded(self, pair: ChunkPair, layer: int, adapters: Hashable, named: _Embeddings) -> _Encoded:
+    def _encoded(self, pair: ChunkPair, reading: _Reading) -> _Encoded:
+        named = reading.embeddings
         digests = tuple(named.digests(chunk, encoder) for encoder, chunk in enumerate(pair))
-        key = (tuple(chunk.tokens for chunk in pair), digests, layer, adapters)
+        key = (tuple(chunk.tokens for chunk in pair), digests, reading.layer, reading.adapters)
         encoded = self._cache.get(key)
         if encoded is None:
             (first, _), (second, pooled) = (
-                _encode(encoder, chunk, self._length, layer, self._rows(chunk, index, named))
+                _encode(encoder, chunk, self._length, reading.layer, self._rows(chunk, index, named))
                 for index, (encoder, chunk) in enumerate(zip(self._encoders, pair, strict=True))
             )
             encoded = self._cache[key] = _Encoded((first, second), pooled)
@@ -302,6 +306,7 @@ def tokens(encoder: TextEncoder, text: str) -> list[int]:
 
 
 def comma(encoder: TextEncoder) -> int | None:
+    """The token of a comma at the end of a word."""
     token: int | None = encoder.tokenizer.get_vocab().get(",</w>")
     return token
 
