@@ -161,6 +161,11 @@ def test_a_weight_multiplies_hidden_states_and_the_mean_is_restored_for_each_tex
     assert torch.equal(weighed.pooled, plain.pooled)
 
 
+def test_weights_keep_the_text_encoders_precision() -> None:
+    bench = Bench(tiny.Tiny().pipeline().to(torch.bfloat16))
+    assert bench.half("a (cat:1.5)").embeddings.dtype == torch.bfloat16
+
+
 def test_a_weight_acts_in_its_own_chunk_only(bench: Bench) -> None:
     assert torch.equal(bench.chunk("(cat:1.5) BREAK a dog", 1), bench.half("a dog").embeddings)
 

@@ -1,5 +1,8 @@
 r"""The prompt grammar, case by case from its definition, and what holds for any text."""
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -287,3 +290,13 @@ def test_quality_words_go_before_the_prompt() -> None:
     assert prefixed("masterpiece, best quality, ", "a cat") == "masterpiece, best quality, a cat"
     assert prefixed("masterpiece", "") == "masterpiece"
     assert prefixed(None, "a cat") == prefixed("", "a cat") == "a cat"
+
+
+def test_the_documented_weights_hold() -> None:
+    document = (Path(__file__).parents[3] / "docs" / "prompts.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(.+)` \| ([\d.]+) \|$", document, re.MULTILINE)
+    assert len(rows) == 6
+    for written, weight in rows:
+        (piece,) = weigh(written)
+        assert isinstance(piece, Words)
+        assert piece.weight == pytest.approx(float(weight), abs=5e-4)
