@@ -5,7 +5,8 @@ Importing this package loads no torch: everything heavy is imported when the eng
 ``engine``        commands in, events out, one picture at a time
 ``draw``          a request → steps → a picture
 ``conditioning``  prompt → embeddings                ``denoise``     the loop
-``samplers``      which scheduler, and its name      ``decode``      latents → PNG
+``samplers``      names → which scheduler, and how   ``decode``      latents → PNG
+``schedules``     how noise levels are spaced        ``schedulers``  diffusers', and what it lacks
 ``model``         the parts in memory                ``placement``   device and dtype
 ``checkpoint``    a file or folder → its parts, by ``single_file`` (LDM keys) or ``folder`` (diffusers)
 ``parts``         what a checkpoint holds              ``weights``     safetensors, and models built around them
