@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -238,6 +239,20 @@ def test_the_list_has_every_sampler_and_schedule_with_its_aliases() -> None:
         "Automatic", "Karras", "Exponential", "SGM Uniform", "Simple", "Normal", "Beta", "Trailing"
     ]  # fmt: skip
     assert names().schedules["SGM Uniform"][0] == "sgm_uniform"
+
+
+def documented() -> list[list[str]]:
+    """The rows of the tables in docs/samplers.md, cell by cell."""
+    text = (Path(__file__).parents[3] / "docs" / "samplers.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    return [row for row in rows if "`" in row[1]]
+
+
+def test_the_document_lists_the_same() -> None:
+    listed = {row[0]: tuple(row[1].replace("`", "").split()) for row in documented()}
+    assert listed == {**names().samplers, **names().schedules}
+    orders = {row[0]: int(row[2]) for row in documented() if len(row) == 4}
+    assert orders == {method.name: choose(EULER, method.name, None)[0].scheduler().order for method in METHODS}
 
 
 def test_the_names_are_known_where_there_is_no_torch() -> None:

@@ -96,8 +96,9 @@ class DPMSolverMultistepScheduler(Spaced, diffusers.DPMSolverMultistepScheduler)
         lambdas = (torch.log(alphas) - torch.log(sigmas)).tolist()
         older, old, new = (later - earlier for earlier, later in pairwise(lambdas))
         third, second, first = model_output_list[-3:]
-        bend: Tensor = ((first - second) * new / old - (second - third) * new / older) * new / (old + older)
-        return update + alphas[-1].item() * bend
+        bend = ((first - second) * new / old - (second - third) * new / older) * new / (old + older)
+        corrected: Tensor = update + alphas[-1].item() * bend
+        return corrected
 
 
 class UniPCMultistepScheduler(Spaced, diffusers.UniPCMultistepScheduler):
