@@ -213,7 +213,7 @@ def test_a_second_ctrl_c_waits_for_nothing_and_loses_nothing(tmp_path: Path) -> 
 def test_who_follows_a_job_that_stays_does_not_keep_the_studio_from_stopping(tmp_path: Path) -> None:
     with ThreadPoolExecutor() as pool, running_studio(tmp_path, "--fake") as studio, caller(studio) as http:
         with worker_held(http):
-            first, second = [http.post("/jobs", json={"prompt": "a cat"}).json()["id"] for _ in range(2)]
+            _, second = [http.post("/jobs", json={"prompt": "a cat"}).json()["id"] for _ in range(2)]
             following = pool.submit(http.get, f"/jobs/{second}/events")
             studio.process.send_signal(signal.SIGINT)
         assert '"state": "queued"' in following.result().text
