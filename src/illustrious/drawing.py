@@ -31,8 +31,8 @@ class Drawing:
         return self._worker.capacity
 
     async def perform(self, job: Job, report: Report) -> Outcome:
-        """Draw and save. A job that is performed twice, because a process died in between, leaves one picture: its
-        place is told by the job alone."""
+        """Draw and save. A job that is performed twice, because a process died in between, leaves its pictures once:
+        their places are told by the job alone."""
         begin = time.monotonic()
 
         def told(step: Step) -> None:
@@ -42,28 +42,33 @@ class Drawing:
             if step.preview is not None:
                 report("preview", {"image": step.preview})
 
-        result = await self._worker.draw(ImageRequest.model_validate(job.request), told)
+        results = await self._worker.draw(ImageRequest.model_validate(job.request), told, job.owner)
         ready = self._worker.ready
         environment: dict[str, Any] = {"studio": __version__}
         if ready is not None:
             environment |= {"device": ready.device, "dtype": ready.dtype, **ready.versions}
-        saved = await self._gallery.save(
-            result,
-            "studio",
-            image_id=f"{job.id}-0",
-            created=job.created,
-            job=job.id,
-            parent=job.parent,
-            owner=job.owner,
-            environment=environment,
-        )
-        used = result.request
-        image = {
-            "id": saved.id,
-            "url": saved.url,
-            "seed": used.seed,
-            "width": used.width,
-            "height": used.height,
-            "model": result.model,
-        }
-        return Outcome(result={"images": [image]}, warnings=result.warnings)
+        images = []
+        for number, result in enumerate(results):
+            saved = await self._gallery.save(
+                result,
+                "studio",
+                image_id=f"{job.id}-{number}",
+                created=job.created,
+                job=job.id,
+                parent=job.parent,
+                owner=job.owner,
+                environment=environment,
+            )
+            used = result.request
+            images.append(
+                {
+                    "id": saved.id,
+                    "url": saved.url,
+                    "seed": used.seed,
+                    "width": used.width,
+                    "height": used.height,
+                    "model": result.model,
+                }
+            )
+        warnings = dict.fromkeys(warning for result in results for warning in result.warnings)
+        return Outcome(result={"images": images}, warnings=tuple(warnings))

@@ -89,18 +89,24 @@ class Asker(Noun):
     request_id: str | None = None
 
 
-class Drawn(Noun):
-    """A finished picture: the bytes of its file, where it is, and what it was drawn with."""
+class Saved(Noun):
+    """A finished picture: where it is, and what it was drawn with."""
 
-    job_id: str
     id: str
     url: str
-    path: Path
-    image: bytes
     seed: int
     width: int
     height: int
     model: str
+
+
+class Drawn(Saved):
+    """The first picture of a job, with the bytes of its file. ``all`` of them in the order of their seeds."""
+
+    job_id: str
+    path: Path
+    image: bytes
+    all: tuple[Saved, ...]
     warnings: tuple[str, ...] = ()
 
 
@@ -274,15 +280,15 @@ class Studio:
         return await self.drawn(await self._over(job))
 
     async def drawn(self, job: Job) -> Drawn:
-        """The picture of a job that is over. Raises what became of it instead; ``NotFound`` if the file is gone."""
+        """The pictures of a job that is over. Raises what became of it instead; ``NotFound`` if the file is gone."""
         if job.state == "failed" and job.error is not None:
             raise FAILURES.get(job.error.kind, EngineFailed)(job.error.message)
         if job.state != "succeeded" or job.result is None:
             raise Cancelled("The picture was cancelled. Submit it again if it is still wanted.")
-        (image,) = job.result["images"]
-        path = await self.gallery.file(image["id"])
+        saved = tuple(Saved.model_validate(image) for image in job.result["images"])
+        path = await self.gallery.file(saved[0].id)
         data = await asyncio.to_thread(path.read_bytes)
-        return Drawn(job_id=job.id, path=path, image=data, warnings=job.warnings, **image)
+        return Drawn(**saved[0].model_dump(), all=saved, job_id=job.id, path=path, image=data, warnings=job.warnings)
 
     async def _over(self, job: Job) -> Job:
         """The job once it is over. One that no worker will ever draw is withdrawn, so that it is not drawn for nobody

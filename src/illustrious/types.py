@@ -141,6 +141,14 @@ class ImageRequest(Noun):
     hires: Hires | None = None
 
 
+def singles(request: ImageRequest) -> tuple[ImageRequest, ...]:
+    """A request for each of the pictures asked for: ``seed``, ``seed`` + 1, … (after the largest seed comes 0)."""
+    return tuple(
+        request.model_copy(update={"seed": (request.seed + number) % (SEED_LIMIT + 1), "count": 1})
+        for number in range(request.count)
+    )
+
+
 def digest_of(picture: bytes) -> str:
     """The name of a picture that was sent in: what its file's bytes are."""
     return f"sha256:{hashlib.sha256(picture).hexdigest()}"

@@ -47,6 +47,16 @@ async def test_a_job_is_taken_in_at_once_and_ends_in_a_picture(http: httpx.Async
     assert base64.b64decode(again.json()["image_base64"]) == picture.content
 
 
+async def test_a_job_of_several_pictures_draws_them_from_one_seed_after_the_other(http: httpx.AsyncClient) -> None:
+    answer = (await http.post("/generate-image", json={**APPLE, "count": 3})).json()
+    assert [image["seed"] for image in answer["images"]] == [7, 8, 9]
+    assert answer["images"][0]["url"] == answer["image_url"]
+    pictures = [(await http.get(image["url"])).content for image in answer["images"]]
+    assert base64.b64decode(answer["image_base64"]) == pictures[0]
+    alone = (await http.post("/generate-image", json={**APPLE, "seed": 9})).json()
+    assert base64.b64decode(alone["image_base64"]) == pictures[2]
+
+
 async def test_every_answer_that_generates_names_its_job(http: httpx.AsyncClient) -> None:
     for path, body in (("/generate-image", APPLE), ("/chat", {"message": "#generate a cat"})):
         answer = await http.post(path, json=body)

@@ -10,7 +10,7 @@ import pytest
 
 from illustrious.errors import Unavailable, WorkerDied
 from illustrious.images import Done, EngineOptions, Step
-from illustrious.images.fake import draw
+from illustrious.images.fake import draw_all
 from illustrious.images.process import ImageWorker, decode, encode
 from illustrious.types import ImageRequest
 
@@ -30,17 +30,20 @@ async def worker() -> AsyncIterator[ImageWorker]:
 async def test_a_request_waits_for_the_model_and_the_picture_is_the_engines_own(worker: ImageWorker) -> None:
     assert (worker.state, worker.capacity) == ("loading", 0)
     seen: list[Step] = []
-    result = await worker.draw(REQUEST, seen.append)
-    assert result == draw(REQUEST)
+    results = await worker.draw(REQUEST, seen.append)
+    assert results == draw_all(REQUEST)
     assert [step.step for step in seen] == [1, 2, 3, 4, 5]
     assert (worker.state, worker.capacity) == ("idle", 1)
 
 
 def test_pictures_and_previews_cross_as_bytes() -> None:
-    for event in (Done(job_id="1", results=(draw(REQUEST),)), Step(job_id="1", step=1, steps=2, preview=b"\xff\x00")):
+    for event in (
+        Done(job_id="1", results=draw_all(REQUEST.model_copy(update={"count": 2}))),
+        Step(job_id="1", step=1, steps=2, preview=b"\xff\x00"),
+    ):
         body, blobs = encode(event)
         assert decode((body, blobs)) == event
-        assert "'image':" not in str(body) and len(blobs) == 1
+        assert "'image':" not in str(body) and len(blobs) == (2 if isinstance(event, Done) else 1)
 
 
 def send(worker: ImageWorker, what: signal.Signals) -> None:
@@ -58,7 +61,7 @@ async def test_all_who_wait_hear_of_the_death_and_the_next_picture_is_drawn(work
 
     ends = await asyncio.gather(*(worker.draw(LONG, kill) for _ in range(3)), return_exceptions=True)
     assert [type(end) for end in ends] == [WorkerDied] * 3
-    assert await worker.draw(REQUEST) == draw(REQUEST)
+    assert await worker.draw(REQUEST) == draw_all(REQUEST)
     assert worker.deaths == 1
 
 
@@ -70,7 +73,7 @@ async def test_a_child_that_hangs_is_killed(limits: dict[str, float]) -> None:
     try:
         with pytest.raises(WorkerDied):
             await worker.draw(LONG, lambda step: send(worker, signal.SIGSTOP))
-        assert await worker.draw(REQUEST) == draw(REQUEST)
+        assert await worker.draw(REQUEST) == draw_all(REQUEST)
     finally:
         await worker.close()
 
@@ -91,7 +94,7 @@ async def test_cancelling_the_wait_cancels_the_picture(worker: ImageWorker) -> N
     drawing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await drawing
-    assert await worker.draw(REQUEST) == draw(REQUEST)
+    assert await worker.draw(REQUEST) == draw_all(REQUEST)
 
 
 async def test_an_engine_that_cannot_load_says_why_for_good() -> None:

@@ -7,7 +7,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from illustrious.api import TheAsker, TheStudio, sse, tell
-from illustrious.api.studio import ImageBody, fingerprint, image_request
+from illustrious.api.studio import ImageBody, JobImage, fingerprint, image_request
 from illustrious.errors import InvalidRequest
 from illustrious.jobs import Failure, Job, Priority, State
 from illustrious.service import Studio
@@ -33,12 +33,6 @@ class JobProgress(BaseModel):
     step: int = 0
     steps: int
     eta_s: float | None = Field(None, description="Seconds left, by the steps so far.")
-
-
-class JobImage(BaseModel):
-    id: str
-    url: str = Field(description="Relative to the server.")
-    seed: int
 
 
 class JobResult(BaseModel):
@@ -138,7 +132,7 @@ async def accepted(studio: Studio, job: Job, response: Response, warnings: list[
 
 
 def answer(studio: Studio, job: Job, position: int | None = None) -> JobAnswer:
-    steps = job.request["steps"]
+    steps = job.request["steps"] * job.request["count"]
     step = studio.runner.events.latest(job.id, "step") if job.state == "running" else None
     progress = JobProgress(step=steps if job.state == "succeeded" else 0, steps=steps)
     if step is not None:

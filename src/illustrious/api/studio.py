@@ -83,6 +83,12 @@ class GenerateImageBody(ImageBody):
         return {**{name: getattr(self, name) for name in names}, "prompt_prefix": self.prompt_prefix or ""}
 
 
+class JobImage(BaseModel):
+    id: str
+    url: str = Field(description="Relative to the server.")
+    seed: int
+
+
 class GenerateImageAnswer(BaseModel):
     success: bool = True
     image_base64: str = Field(description="The PNG file.")
@@ -93,6 +99,7 @@ class GenerateImageAnswer(BaseModel):
     model: str
     image_id: str
     image_url: str
+    images: list[JobImage] = Field(description="Every picture, when `count` asked for several; this is the first.")
     warnings: list[str] = []
 
 
@@ -173,6 +180,7 @@ async def generate_image(
         model=picture.model,
         image_id=picture.id,
         image_url=picture.url,
+        images=[JobImage(id=saved.id, url=saved.url, seed=saved.seed) for saved in picture.all],
         warnings=[*body.unknown_fields(), *picture.warnings],
     )
 

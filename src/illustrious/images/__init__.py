@@ -31,9 +31,12 @@ class EngineOptions(Noun):
 
 
 class Admit(Noun):
+    """Draw a request's pictures. ``caller`` is for whom: callers take turns, whatever each has asked for."""
+
     kind: Literal["admit"] = "admit"
     job_id: str
     request: ImageRequest
+    caller: str = ""
 
 
 class Cancel(Noun):
@@ -80,7 +83,8 @@ class Unloadable(Noun):
 
 
 class Step(Noun):
-    """Step ``step`` of ``steps`` is done. ``preview``: what it looks like so far, a small WebP file, now and then."""
+    """Step ``step`` of ``steps``, over all of a job's pictures, is done. ``preview``: what the one that took it looks
+    like so far, a small WebP file, now and then."""
 
     kind: Literal["step"] = "step"
     job_id: str
@@ -90,6 +94,8 @@ class Step(Noun):
 
 
 class Done(Noun):
+    """All pictures of a job, in the order of their seeds."""
+
     kind: Literal["done"] = "done"
     job_id: str
     results: tuple[ImageResult, ...]

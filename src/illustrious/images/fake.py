@@ -9,7 +9,7 @@ from PIL import Image
 
 from illustrious.images import Admit, Cancel, Done, EngineOptions, Event, Failed, Inbox, Loading, Ready, Step, Stop
 from illustrious.registry import registered
-from illustrious.types import ImageRequest, ImageResult, told
+from illustrious.types import ImageRequest, ImageResult, singles, told
 
 NATIVE_SIZE = 64
 
@@ -50,8 +50,9 @@ class FakeEngine:
                 return
 
     def _draw(self, job: Admit, inbox: Inbox, waiting: list[Admit]) -> Generator[Event, None, bool]:
-        """One picture. Returns False when ``Stop`` came meanwhile; others admitted join ``waiting``."""
-        for step in range(1, job.request.steps + 1):
+        """The pictures of one job. Returns False when ``Stop`` came meanwhile; others admitted join ``waiting``."""
+        steps = job.request.steps * job.request.count
+        for step in range(1, steps + 1):
             while (command := inbox.get(wait=False)) is not None:
                 if isinstance(command, Stop):
                     return False
@@ -64,9 +65,13 @@ class FakeEngine:
                     for other in [other for other in waiting if other.job_id == command.job_id]:
                         waiting.remove(other)
                         yield Failed(job_id=other.job_id, error="cancelled", message="Cancelled before it was drawn.")
-            yield Step(job_id=job.job_id, step=step, steps=job.request.steps)
-        yield Done(job_id=job.job_id, results=(draw(job.request),))
+            yield Step(job_id=job.job_id, step=step, steps=steps)
+        yield Done(job_id=job.job_id, results=draw_all(job.request))
         return True
+
+
+def draw_all(request: ImageRequest) -> tuple[ImageResult, ...]:
+    return tuple(draw(single) for single in singles(request))
 
 
 def draw(request: ImageRequest) -> ImageResult:

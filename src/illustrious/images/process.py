@@ -91,16 +91,16 @@ class EngineServer:
             yield encode(event)
 
 
-class _Picture:
-    """One picture under way in the child, and whoever waits for it."""
+class _Work:
+    """The pictures of one request under way in the child, and whoever waits for them."""
 
     def __init__(self, on_step: OnStep | None) -> None:
         self.on_step = on_step
-        self.result: asyncio.Future[ImageResult] = asyncio.get_running_loop().create_future()
+        self.results: asyncio.Future[tuple[ImageResult, ...]] = asyncio.get_running_loop().create_future()
 
     def fail(self, error: StudioError) -> None:
-        if not self.result.done():
-            self.result.set_exception(error)
+        if not self.results.done():
+            self.results.set_exception(error)
 
 
 class ImageWorker:
@@ -134,7 +134,7 @@ class ImageWorker:
         self._reason: str | None = None
         self._settled = asyncio.Event()
         self._hopeless = asyncio.Event()
-        self._pictures: dict[str, _Picture] = {}
+        self._under_way: dict[str, _Work] = {}
         self._numbers = itertools.count(1)
         self._task: asyncio.Task[None] | None = None
         self._last_progress = 0.0
@@ -169,7 +169,7 @@ class ImageWorker:
             return "stopped"
         if self._ready is None:
             return "restarting" if self.deaths else "loading"
-        return "drawing" if self._pictures else "idle"
+        return "drawing" if self._under_way else "idle"
 
     def status(self) -> BackendStatus:
         ready = self._ready
@@ -207,25 +207,29 @@ class ImageWorker:
         await self._hopeless.wait()
         return self._reason or ""
 
-    async def draw(self, request: ImageRequest, on_step: OnStep | None = None) -> ImageResult:
-        """One picture, waiting for the model and for the pictures before it. Cancelling the task cancels the picture.
+    async def draw(
+        self, request: ImageRequest, on_step: OnStep | None = None, caller: str = ""
+    ) -> tuple[ImageResult, ...]:
+        """The request's pictures, once the model is there. Cancelling the task cancels them.
+
+        ``caller`` is for whom: callers take turns.
 
         Raises ``WorkerDied`` when the child ended under it, ``Unavailable``, ``InvalidRequest``, ``EngineFailed``.
         """
         await self.wait_until_loaded()
         job_id = str(next(self._numbers))
-        picture = _Picture(on_step)
-        if not self._pictures:
+        work = _Work(on_step)
+        if not self._under_way:
             self._last_progress = time.monotonic()
-        self._pictures[job_id] = picture
+        self._under_way[job_id] = work
         try:
-            self._send(Admit(job_id=job_id, request=request))
-            return await picture.result
+            self._send(Admit(job_id=job_id, request=request, caller=caller))
+            return await work.results
         except asyncio.CancelledError:
             self._send(Cancel(job_id=job_id))
             raise
         finally:
-            del self._pictures[job_id]
+            del self._under_way[job_id]
             self.on_change()
 
     def _send(self, command: Command) -> None:
@@ -239,8 +243,8 @@ class ImageWorker:
         self._ready = None
         self._settled.set()
         self._hopeless.set()
-        for picture in self._pictures.values():
-            picture.fail(Unavailable(reason))
+        for work in self._under_way.values():
+            work.fail(Unavailable(reason))
 
     async def _supervise(self) -> None:
         early_deaths = 0
@@ -266,8 +270,8 @@ class ImageWorker:
             if self._reason is not None:
                 return
             self.deaths += 1
-            for picture in self._pictures.values():
-                picture.fail(WorkerDied(f"The worker process ended (exit code {code}) while it drew this picture."))
+            for work in self._under_way.values():
+                work.fail(WorkerDied(f"The worker process ended (exit code {code}) while it drew this picture."))
             early_deaths = 0 if was_ready else early_deaths + 1
             if early_deaths >= RESTARTS_BEFORE_READY:
                 self._give_up(
@@ -282,7 +286,7 @@ class ImageWorker:
         """Kill a child that hangs: its end is then handled like any other."""
         while True:
             await asyncio.sleep(min(self._silence, self._stuck_step, 5.0) / 5)
-            stuck = self._pictures and time.monotonic() - self._last_progress > self._stuck_step
+            stuck = self._under_way and time.monotonic() - self._last_progress > self._stuck_step
             if child.silence > self._silence or stuck:
                 child.kill()
                 return
@@ -303,12 +307,12 @@ class ImageWorker:
             case Unloadable(reason=reason):
                 self._give_up(reason)
             case Step(job_id=job_id):
-                if (picture := self._pictures.get(job_id)) and picture.on_step:
-                    picture.on_step(event)
+                if (work := self._under_way.get(job_id)) and work.on_step:
+                    work.on_step(event)
             case Done(job_id=job_id, results=results):
-                if (picture := self._pictures.get(job_id)) and not picture.result.done():
-                    picture.result.set_result(results[0])
+                if (work := self._under_way.get(job_id)) and not work.results.done():
+                    work.results.set_result(results)
             case Failed(job_id=job_id, error=error, message=text):
                 kinds = {"invalid": InvalidRequest, "cancelled": Cancelled, "failed": EngineFailed}
-                if picture := self._pictures.get(job_id):
-                    picture.fail(kinds[error](text))
+                if work := self._under_way.get(job_id):
+                    work.fail(kinds[error](text))
