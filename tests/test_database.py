@@ -1,6 +1,7 @@
 """The database: opened, migrated with a copy kept, and honest when it cannot be used."""
 
 import sqlite3
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -9,11 +10,13 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from sqlalchemy import create_engine, make_url
 from sqlalchemy.exc import IntegrityError
 
 from illustrious.chat.sessions import metadata as chat_tables
 from illustrious.database import Database
 from illustrious.errors import CannotStart, StorageFailed
+from tests.postgresql import MISSING, binaries, running_postgresql
 
 INSERT = "INSERT INTO messages (session_id, role, content, created) VALUES ('s', 'user', 'hello', 0)"
 
@@ -203,3 +206,64 @@ def test_a_full_disk_is_a_storage_failure_and_the_database_lives_on(database: Da
 def test_a_conflict_with_the_callers_own_data_is_the_callers(database: Database) -> None:
     with pytest.raises(IntegrityError), database.begin() as connection:
         connection.exec_driver_sql(INSERT.replace("'s'", "NULL"))
+
+
+# --- by URL ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("postgresql://studio:hush@127.0.0.1:9/studio", "Start the server, or mend its address"),
+        ("postgresql://studio:hush@127.0.0.1:port/studio", "looks like postgresql://user:password@host:5432/name"),
+        ("mysql://studio:hush@127.0.0.1/studio", "mysql, which is not supported"),
+        ("postgresql+nonsense://studio:hush@127.0.0.1/studio", "pip install"),
+    ],
+)
+def test_a_url_that_leads_nowhere_is_refused_with_a_remedy_and_without_its_password(url: str, words: str) -> None:
+    with pytest.raises(CannotStart) as refusal:
+        Database.open(url)
+    assert words in str(refusal.value)
+    assert "hush" not in str(refusal.value)
+
+
+def test_a_driver_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(CannotStart, match=r"pip install 'illustrious-ai-studio\[postgres\]'"):
+        Database.open("postgresql://studio@127.0.0.1/studio")
+
+
+def test_a_wrong_password_and_a_database_that_is_not_there_are_told_apart(postgresql: str) -> None:
+    server = make_url(postgresql)
+    with create_engine(server).connect() as connection:
+        connection.exec_driver_sql("DROP ROLE IF EXISTS guest")
+        connection.exec_driver_sql("CREATE ROLE guest LOGIN PASSWORD 'right'")
+        connection.commit()
+    for url, words in (
+        (server.set(username="guest", password="wrong"), "Mend user and password"),
+        (server.set(database="nowhere"), "createdb"),
+    ):
+        with pytest.raises(CannotStart, match=words):
+            Database.open(url.render_as_string(hide_password=False))
+
+
+def test_one_studio_uses_a_database_at_a_time(postgresql: str) -> None:
+    first, second = Database.open(postgresql), Database.open(postgresql)
+    with first.held(), pytest.raises(CannotStart, match="Another studio"), second.held():
+        pass
+    with second.held():
+        pass
+    first.close()
+    second.close()
+
+
+def test_a_server_that_goes_away_is_a_storage_failure_with_a_remedy() -> None:
+    folder = binaries()
+    if folder is None:
+        pytest.skip(MISSING)
+    with running_postgresql(folder) as url:
+        database = Database.open(url)
+        assert count(database) == 0
+    with pytest.raises(StorageFailed, match="Start the database server"):
+        count(database)
+    database.close()

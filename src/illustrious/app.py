@@ -42,6 +42,7 @@ from illustrious.vision.starter import StarterAnalyzer
 from illustrious.writer import Writer
 
 KEY_FILE = "api-key.sha256"
+HOUR, DAY = 3600.0, 86400.0
 
 
 def build_studio(settings: Settings, database: Database) -> Studio:
@@ -64,6 +65,7 @@ def build_studio(settings: Settings, database: Database) -> Studio:
                 device=device,
                 max_pixels=settings.max_pixels,
                 threads=settings.threads,
+                preview_every=settings.preview_every,
             ),
             name=f"image-{number}",
             environment={"HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0"} if settings.allow_download else None,
@@ -73,8 +75,13 @@ def build_studio(settings: Settings, database: Database) -> Studio:
     return Studio(
         workers=workers,
         runner=Runner(
-            JobStore(database, writer, key_retention=settings.key_hours * 3600),
-            EventLog(),
+            JobStore(
+                database,
+                writer,
+                key_retention=settings.key_hours * HOUR,
+                job_retention=None if settings.job_days is None else settings.job_days * DAY,
+            ),
+            EventLog(linger=settings.event_minutes * 60, max_preview_bytes=settings.preview_mb * 1_000_000),
             [Drawing(worker, gallery, measured.stepped) for worker in workers],
             queue_limit=settings.queue_limit,
             on_change=changed,
@@ -129,9 +136,11 @@ def open_studio(settings: Settings) -> Iterator[Studio]:
     """The studio on its data folder, held for this process alone, not yet started. Raises ``CannotStart``."""
     lock = hold_folder(settings.data_dir)
     try:
-        database = Database.open(settings.data_dir / "studio.db")
+        url = settings.database.get_secret_value() if settings.database else None
+        database = Database.open(url or settings.data_dir / "studio.db")
         try:
-            yield build_studio(settings, database)
+            with database.held():
+                yield build_studio(settings, database)
         finally:
             database.close()
     finally:

@@ -1,6 +1,6 @@
 """The one database: its engine, its transactions and its migrations. Tables live with their owners.
 
-SQLite in the data folder by default, in WAL mode; any SQLAlchemy URL works the same. Everything here blocks: async
+SQLite in the data folder by default, in WAL mode; PostgreSQL by its SQLAlchemy URL. Everything here blocks: async
 callers use ``asyncio.to_thread``.
 """
 
@@ -14,7 +14,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url
+from sqlalchemy import Connection, Engine, create_engine, event, func, inspect, make_url, select
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -26,6 +26,12 @@ Synchronous = Literal["OFF", "NORMAL", "FULL", "EXTRA"]
 
 BUSY_TIMEOUT = 5.0
 """Seconds a transaction waits for another process's before ``StorageFailed``."""
+
+CONNECT_TIMEOUT = 10
+"""Seconds a PostgreSQL server may take to answer at all."""
+
+STUDIO_LOCK = 0x696C6C757374  # "illust"
+"""PostgreSQL's advisory lock that a studio holds as long as it uses a database."""
 
 _WRITES = "illustrious_writes"
 _DURABLE = "illustrious_durable"
@@ -44,10 +50,10 @@ class Database:
         """Open the database at a path or SQLAlchemy URL, making or migrating it as needed.
 
         An existing SQLite file is copied to ``<name>.backup-<its revision>`` before it is migrated. Raises
-        ``CannotStart`` when the file is damaged, was written by a newer studio, or cannot be opened or migrated.
+        ``CannotStart`` when the file is damaged, was written by a newer studio, or cannot be opened or migrated, and
+        when the server of a URL cannot be reached.
         """
-        is_url = isinstance(where, str) and "://" in where
-        url = make_url(str(where)) if is_url else URL.create("sqlite", database=str(where))
+        url = _url(where)
         file = _file(url)
         name = str(file) if file else url.render_as_string(hide_password=True)
         if file:
@@ -58,7 +64,7 @@ class Database:
                     f"The folder of the database {name} cannot be made ({error.strerror}). "
                     "Mend its permissions, or choose another with --data-dir."
                 ) from error
-        engine = create_engine(url, **({"connect_args": {"timeout": busy_timeout}} if file else {}))
+        engine = _engine(url, busy_timeout)
         if engine.dialect.name == "sqlite":
             _prepare_sqlite(engine, synchronous)
         try:
@@ -69,10 +75,12 @@ class Database:
             engine.dispose()
             if file and _is_damaged(error):
                 raise _damaged(file) from error
-            raise CannotStart(
-                f"The database {name} cannot be opened ({_reason(error)}). "
+            remedy = (
                 "Check that it is there, writable and not in use, or choose another with --data-dir."
-            ) from error
+                if file
+                else _server_remedy(_reason(error))
+            )
+            raise CannotStart(f"The database {name} cannot be opened ({_reason(error)}). {remedy}") from error
         except CannotStart:
             engine.dispose()
             raise
@@ -100,6 +108,27 @@ class Database:
         with self._mapped(), self.engine.connect() as connection, connection.begin():
             yield connection
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other studios out for the block; the end of the process lets go, too. An SQLite file needs it not: it
+        lies in a folder that is held. Raises ``CannotStart`` when another studio is using the database."""
+        if self.engine.dialect.name != "postgresql":
+            yield
+            return
+        with self.engine.connect() as connection:
+            # Without a transaction, which would be open for days: the lock belongs to the connection.
+            connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+            if not connection.execute(select(func.pg_try_advisory_lock(STUDIO_LOCK))).scalar_one():
+                name = self.engine.url.render_as_string(hide_password=True)
+                raise CannotStart(
+                    f"Another studio is using the database {name}. Stop that one, or give this one a database of its "
+                    "own with the setting database."
+                )
+            try:
+                yield
+            finally:
+                connection.invalidate()  # not back into the pool with the lock, even where the server is gone
+
     def close(self) -> None:
         self.engine.dispose()
 
@@ -111,6 +140,47 @@ class Database:
             raise
         except (DBAPIError, PoolTimeout) as error:
             raise StorageFailed(f"The database could not be used ({_reason(error)}). {_remedy(error)}") from error
+
+
+def _url(where: str | Path) -> URL:
+    if isinstance(where, Path) or "://" not in where:
+        return URL.create("sqlite", database=str(where))
+    try:
+        url = make_url(where)
+    except (SQLAlchemyError, ValueError) as error:  # ValueError: a port that is no number
+        raise CannotStart(
+            "The setting database is no URL. One looks like postgresql://user:password@host:5432/name; unset, the "
+            "studio keeps an SQLite file in its data folder."
+        ) from error
+    if url.get_backend_name() not in ("sqlite", "postgresql"):
+        raise CannotStart(
+            f"The setting database asks for {url.get_backend_name()}, which is not supported. "
+            "Give it the URL of a PostgreSQL database, or leave it unset."
+        )
+    return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
+
+
+def _engine(url: URL, busy_timeout: float) -> Engine:
+    if url.get_backend_name() == "sqlite":
+        return create_engine(url, connect_args={"timeout": busy_timeout} if _file(url) else {})
+    try:
+        # pre_ping: a server that was restarted meanwhile costs a look, not an error.
+        return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_TIMEOUT})
+    except (ImportError, SQLAlchemyError) as error:
+        raise CannotStart(
+            f"The driver of {url.render_as_string()} cannot be used ({error}). "
+            "Install it: pip install 'illustrious-ai-studio[postgres]'"
+        ) from error
+
+
+def _server_remedy(reason: str) -> str:
+    if "password" in reason or "authentication" in reason:
+        return "Mend user and password in the setting database."
+    if "does not exist" in reason:
+        return "Make it with createdb, or mend the setting database."
+    if "permission denied" in reason:
+        return "Let its user make tables there: a database is best owned by the studio's user."
+    return "Start the server, or mend its address in the setting database."
 
 
 def _file(url: URL) -> Path | None:
@@ -202,7 +272,8 @@ def _damaged(file: Path) -> CannotStart:
 
 
 def _reason(error: SQLAlchemyError) -> str:
-    return str(error.orig) if isinstance(error, DBAPIError) else str(error)
+    """What the driver says, in one line."""
+    return " ".join(str(error.orig if isinstance(error, DBAPIError) else error).split())
 
 
 def _is_damaged(error: SQLAlchemyError) -> bool:
@@ -214,6 +285,8 @@ def _remedy(error: SQLAlchemyError) -> str:
     reason = _reason(error)
     if "disk is full" in reason or "disk I/O" in reason:
         return "Free some space on the disk of the data folder, then try again."
+    if "connection" in reason:  # PostgreSQL's word, whichever way it went
+        return "Start the database server, then try again; jobs that were accepted are kept in it."
     if "locked" in reason:
         return "Another program is holding it; try again in a moment."
     if "readonly" in reason or "read-only" in reason:

@@ -40,6 +40,11 @@ class Settings(BaseSettings):
     data_dir: Path = Field(
         default_factory=default_data_dir, description="Folder of pictures, models, sessions and `studio.toml`."
     )
+    database: SecretStr | None = Field(
+        None,
+        description="URL of a PostgreSQL database, `postgresql://user:password@host:5432/name`. Unset: the SQLite file "
+        "`studio.db` in the data folder.",
+    )
     model: str | None = Field(
         None,
         description="Image model: a `.safetensors` checkpoint or a diffusers folder, as a path or a name in "
@@ -79,6 +84,12 @@ class Settings(BaseSettings):
     allow_download: bool = Field(False, description="Let model libraries fetch files by themselves.")
     queue_limit: int = Field(1000, ge=1, description="Jobs that may wait; more are refused with 429.")
     shutdown_seconds: float = Field(10.0, ge=0, description="How long jobs may go on when the studio is stopped.")
+    preview_every: int = Field(5, ge=0, description="Steps from one preview to the next; 0 for no previews.")
+    preview_mb: int = Field(64, ge=1, description="Memory for previews, in MB; the oldest go first.")
+    event_minutes: float = Field(5.0, ge=0, description="How long the events of a job that is over are kept.")
+    job_days: float | None = Field(
+        None, ge=1, description="How long jobs that are over are kept. Unset: for good. Their pictures stay anyway."
+    )
     key_hours: float = Field(48.0, ge=24, description="How long an `Idempotency-Key` is remembered.")
     trash_days: float = Field(30.0, ge=0, description="How long deleted pictures lie in the trash.")
     log_prompts: bool = Field(False, description="Write prompts into the log too.")

@@ -15,8 +15,8 @@ NOW = 1_700_000_000.0  # 2023-11-14 22:13:20 UTC
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database.open(tmp_path / "studio.db")
+def database(url: str) -> Iterator[Database]:
+    database = Database.open(url)
     yield database
     database.close()
 

@@ -1,16 +1,13 @@
-"""Every test that asks for ``url`` or what is made of it runs on SQLite and on PostgreSQL."""
+"""Every test that asks for ``store`` or what it is made of runs on SQLite and on PostgreSQL."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-import sqlalchemy
-from sqlalchemy import text
 
 from illustrious.database import Database
 from illustrious.jobs.store import JobStore
 from illustrious.writer import Writer
-from tests.jobs.postgresql import MISSING, binaries, running_postgresql
 
 
 class Clock:
@@ -22,30 +19,6 @@ class Clock:
     def __call__(self) -> float:
         self.now += 0.001
         return self.now
-
-
-@pytest.fixture(scope="session")
-def postgresql() -> Iterator[str]:
-    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install illustrious-ai-studio[postgres]")
-    bin_folder = binaries()
-    if bin_folder is None:
-        pytest.skip(MISSING)
-    with running_postgresql(bin_folder) as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'studio.db'}"
-    url: str = request.getfixturevalue("postgresql")
-    engine = sqlalchemy.create_engine(url)
-    with engine.begin() as connection:
-        connection.execute(text("DROP SCHEMA public CASCADE"))
-        connection.execute(text("CREATE SCHEMA public"))
-    engine.dispose()
-    return url
 
 
 @pytest.fixture

@@ -57,9 +57,10 @@ async def test_a_failed_job_says_why_and_can_be_submitted_again(store: JobStore)
 
 
 async def test_an_unknown_job_is_not_found(store: JobStore) -> None:
-    for look in (store.get, store.cancel):
-        with pytest.raises(NotFound):
-            await look("nothing")
+    for job_id in ("nothing", "a\0b"):
+        for look in (store.get, store.cancel):
+            with pytest.raises(NotFound):
+                await look(job_id)
     assert await store.position("nothing") is None
 
 

@@ -11,7 +11,7 @@ from illustrious.api.studio import ImageBody, JobImage, fingerprint, image_reque
 from illustrious.errors import InvalidRequest
 from illustrious.jobs import Failure, Job, Priority, State
 from illustrious.service import Studio
-from illustrious.types import ImageRequest, told
+from illustrious.types import ImageRequest, Text, told
 
 router = APIRouter(tags=["jobs"])
 
@@ -79,7 +79,7 @@ async def jobs(
     studio: TheStudio,
     state: State | None = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
-    cursor: Annotated[str | None, Query(max_length=64)] = None,
+    cursor: Annotated[Text | None, Query(max_length=64)] = None,
 ) -> JobPage:
     """The newest first."""
     page = await studio.runner.store.page(state=state, limit=limit, cursor=cursor)

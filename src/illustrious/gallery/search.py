@@ -9,6 +9,7 @@ import base64
 import binascii
 import json
 import re
+import unicodedata
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -18,7 +19,7 @@ from sqlalchemy.sql.elements import literal_column
 
 from illustrious.errors import InvalidRequest
 from illustrious.gallery.table import Picture, image_tags, images
-from illustrious.types import SEED_LIMIT, Noun
+from illustrious.types import SEED_LIMIT, Noun, Text
 
 Sort = Literal["newest", "oldest", "rating"]
 
@@ -28,6 +29,15 @@ image_search = table("image_search", column("rowid"))
 
 WORD = re.compile(r"[^\W_]+")
 
+MARKS = range(0x300, 0x370)
+"""Unicode's combining diacritical marks: accents, once they are apart from their letters."""
+
+FULL_TEXT = (
+    "to_tsvector('simple', "
+    r"regexp_replace(normalize(images.prompt || ' ' || images.tags, NFD), '[\u0300-\u036f]', '', 'g'))"
+)
+"""What PostgreSQL's index holds, to the letter: words of prompt and tags without their accents."""
+
 
 class Filters(Noun):
     """Which pictures. Every field given must hold; none given: all of them."""
@@ -36,17 +46,17 @@ class Filters(Noun):
         str | None,
         Field(max_length=1000, description="Words of the prompt or the tags, all of them; the last may be unfinished."),
     ] = None
-    model: str | None = None
+    model: Text | None = None
     seed: Annotated[int, Field(ge=0, le=SEED_LIMIT)] | None = None
     rating: Annotated[int, Field(ge=0, le=5, description="At least so many stars.")] | None = None
     favourite: bool | None = None
-    tag: Annotated[str | None, Field(description="Has exactly this tag.")] = None
+    tag: Annotated[Text | None, Field(description="Has exactly this tag.")] = None
     since: Annotated[datetime | None, Field(description="Made at this time or later (UTC unless it says).")] = None
     until: Annotated[datetime | None, Field(description="Made before this time.")] = None
     width: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     height: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
-    source: str | None = None
-    job: str | None = None
+    source: Text | None = None
+    job: Text | None = None
     trash: Annotated[bool, Field(description="What is in the trash, instead of the gallery.")] = False
 
 
@@ -137,9 +147,9 @@ def fts5(text: str) -> str:
 
 
 def _matches_postgresql(text: str) -> ColumnElement[bool]:
-    simple: ColumnElement[str] = literal_column("'simple'")
-    words = images.c.prompt + literal_column("' '") + images.c.tags  # as the index has it
-    return func.to_tsvector(simple, words).op("@@", is_comparison=True)(func.to_tsquery(simple, tsquery(text)))
+    plain = unicodedata.normalize("NFD", text).translate(dict.fromkeys(MARKS))
+    query = func.to_tsquery(literal_column("'simple'"), tsquery(plain))
+    return literal_column(FULL_TEXT).op("@@", is_comparison=True)(query)
 
 
 def tsquery(text: str) -> str:

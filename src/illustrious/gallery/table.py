@@ -112,6 +112,8 @@ def picture_of(row: Row[Any]) -> Picture:
 
 
 def find(connection: Connection, image_id: str) -> Row[Any] | None:
+    if "\0" in image_id:  # which PostgreSQL cannot even look for
+        return None
     return connection.execute(select(images).where(images.c.id == image_id)).one_or_none()
 
 

@@ -279,6 +279,9 @@ class JobStore:
         now = self._now()
 
         def operation(connection: Connection) -> Job | None:
+            found = _find(connection, job_id)
+            if found is None or found.is_over:
+                return found
             this = jobs.c.id == job_id
             statements: tuple[ReturningUpdate[Any], ...] = (
                 update(jobs).where(this, _queued).values(state="cancelled", finished=now).returning(*_job_columns),
@@ -459,6 +462,8 @@ def _fingerprint(submission: Submission) -> str:
 
 
 def _find(connection: Connection, job_id: str) -> Job | None:
+    if "\0" in job_id:  # which PostgreSQL cannot even look for
+        return None
     row = connection.execute(_BY_ID, {"job_id": job_id}).one_or_none()
     return None if row is None else _job(row)
 

@@ -8,7 +8,8 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
-FULL_TEXT = "to_tsvector('simple', prompt || ' ' || tags)"
+# Without accents, as FTS5 does it: letters apart from their marks (Unicode's form D), and the marks left out.
+FULL_TEXT = r"to_tsvector('simple', regexp_replace(normalize(prompt || ' ' || tags, NFD), '[\u0300-\u036f]', '', 'g'))"
 
 
 def upgrade() -> None:

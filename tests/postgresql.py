@@ -29,13 +29,17 @@ def running_postgresql(bin_folder: Path) -> Iterator[str]:
         if user:
             shutil.chown(folder, user)
         options = {"user": user, "group": user, "extra_groups": [] if user else None, "cwd": folder}
-        data = folder / "data"
+        data, password = folder / "data", folder / "password"
+        password.write_text("studio")
+        if user:
+            shutil.chown(password, user)
         subprocess.run(
-            [bin_folder / "initdb", "-D", data, "-U", "studio", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8"],
+            [bin_folder / "initdb", "-D", data, "-U", "studio", "-A", "scram-sha-256", "--pwfile", password,
+             "-E", "UTF8", "--locale=C.UTF-8"],
             check=True,
             capture_output=True,
             **options,
-        )
+        )  # fmt: skip
         with subprocess.Popen(
             [bin_folder / "postgres", "-D", data, "-c", "listen_addresses=", "-c", f"unix_socket_directories={folder}"],
             stdout=subprocess.DEVNULL,
@@ -50,7 +54,7 @@ def running_postgresql(bin_folder: Path) -> Iterator[str]:
                         break
                 else:
                     raise RuntimeError("PostgreSQL did not start")
-                yield f"postgresql+psycopg://studio@/postgres?host={folder}"
+                yield f"postgresql+psycopg://studio:studio@/postgres?host={folder}"
             finally:
                 server.send_signal(signal.SIGINT)  # "fast shutdown"
                 server.communicate(timeout=30)
