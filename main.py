@@ -1,7 +1,8 @@
 """Start the studio: `python main.py`.
 
 Needs only Python 3.11 or newer. The first run makes `.venv` beside this file and installs the studio into it; every
-run then hands over to the command line in there. Standard library only.
+run then hands over to the command line in there. Standard library only. An older Python must be able to read this far
+enough to say so, therefore annotations are plain names or in quotes.
 """
 
 import hashlib
@@ -64,7 +65,7 @@ def accelerator() -> str:
     return "cpu"
 
 
-def torch_index(kind: str, timeout: float = 4.0) -> str | None:
+def torch_index(kind: str, timeout: float = 4.0) -> "str | None":
     """The package index with torch's build for `kind`; None means the default index.
 
     That is also the answer, after a short wait, where the other cannot be reached. The default index carries CUDA
@@ -83,7 +84,9 @@ def torch_index(kind: str, timeout: float = 4.0) -> str | None:
 
 
 def pip(*arguments: str) -> None:
-    command = [str(venv_python()), "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
+    command = [str(venv_python()), "-m", "pip", "install", "--disable-pip-version-check"]
+    if not sys.stdout.isatty():
+        command.append("--quiet")  # its progress bars are for somebody who looks
     subprocess.run([*command, *arguments], check=True)
 
 
@@ -94,10 +97,20 @@ def pinned_torch() -> str:
     raise SystemExit("constraints.txt names no torch version; restore that file and start again.")
 
 
+def has_venv() -> bool:
+    """Whether `.venv` is whole and of this line of Python: one that was interrupted has no pip yet."""
+    question = "import pip, sys; print(*sys.version_info[:2])"
+    try:
+        answer = subprocess.run([str(venv_python()), "-c", question], capture_output=True, text=True)
+    except OSError:
+        return False
+    return answer.stdout.split() == [str(number) for number in sys.version_info[:2]]
+
+
 def install(extras: str) -> None:
     STAMP.unlink(missing_ok=True)
-    if not venv_python().exists():
-        say("First start: making .venv …")
+    if not has_venv():
+        say("Making .venv …")
         try:
             import ensurepip  # noqa: F401
             import venv
@@ -132,7 +145,7 @@ def install(extras: str) -> None:
     STAMP.write_text(wanted_stamp(extras), encoding="utf-8")  # last: an interrupted installation has no stamp
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: "list[str]") -> int:
     if sys.version_info < (3, 11):  # noqa: UP036 - an older Python may well run this
         raise SystemExit("Illustrious AI Studio needs Python 3.11 or newer.")
     extras = "test" if arguments[:1] == ["test"] else ""
@@ -148,4 +161,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit("Stopped. The next start goes on from here.")

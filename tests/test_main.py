@@ -1,8 +1,14 @@
 """The bootstrap's decisions; that it really installs is shown by the suite itself, which runs in what it made."""
 
+import ast
 import importlib.util
+import os
+import shutil
+import signal
+import subprocess
 import sys
 import threading
+import venv
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import ModuleType
@@ -35,13 +41,12 @@ class Installation:
         self.failing = failing
         monkeypatch.setattr(bootstrap, "pip", self.pip)
         monkeypatch.setattr(bootstrap, "accelerator", lambda: "mps")
+        monkeypatch.setattr(bootstrap, "has_venv", lambda: True)
         python = bootstrap.venv_python()
         python.parent.mkdir(parents=True)
         python.touch()
 
     def pip(self, *arguments: str) -> None:
-        import subprocess
-
         self.asked.append(arguments)
         if self.failing and any(self.failing in argument for argument in arguments):
             raise subprocess.CalledProcessError(1, "pip")
@@ -81,6 +86,52 @@ def test_an_interrupted_installation_is_begun_again(bootstrap: ModuleType, monke
     installation.failing = ""
     bootstrap.install("test")
     assert bootstrap.installed("") and bootstrap.installed("test")
+
+
+def test_an_environment_that_is_half_made_or_of_another_python_is_made_anew(
+    bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not bootstrap.has_venv()
+    venv.EnvBuilder(with_pip=False).create(bootstrap.VENV)  # interrupted before pip was put into it
+    assert not bootstrap.has_venv()
+    monkeypatch.setattr(bootstrap, "VENV", Path(sys.prefix))
+    assert bootstrap.has_venv()
+    monkeypatch.setattr(sys, "version_info", (3, 99, 0))
+    assert not bootstrap.has_venv()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_ctrl_c_while_it_installs_is_one_sentence(tmp_path: Path) -> None:
+    for name in (
+        "main.py",
+        "constraints.txt",
+        "pyproject.toml",
+        "src/illustrious/data/starter-chat.txt",
+        "src/illustrious/data/upscaling.txt",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    command = [sys.executable, "main.py"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+    ) as process:
+        assert process.stdout and process.stderr
+        assert "Making .venv" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == "Stopped. The next start goes on from here.\n"
+    assert process.returncode == 1
+
+
+def test_an_older_python_can_read_it_as_far_as_what_it_is_told(
+    bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = ast.parse((ROOT / "main.py").read_text(encoding="utf-8"), feature_version=(3, 6))
+    for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
+        annotations = [function.returns, *(argument.annotation for argument in function.args.args)]
+        assert all(isinstance(annotation, ast.Name | ast.Constant | None) for annotation in annotations), function.name
+    monkeypatch.setattr(sys, "version_info", (3, 9, 18))
+    with pytest.raises(SystemExit, match=r"needs Python 3\.11 or newer"):
+        bootstrap.main([])
 
 
 @pytest.mark.parametrize("name", ["constraints.txt", "pyproject.toml"])

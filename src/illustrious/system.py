@@ -39,6 +39,17 @@ def owner_only(path: Path) -> None:
         path.chmod(0o600)
 
 
+def sync_folder(folder: Path) -> None:
+    """Bring the names in it to the disk. Windows has no way to ask for it, and needs none. Raises ``OSError``."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def stop_signals() -> list[signal.Signals]:
     """The signals that ask the studio to end."""
     return [signal.SIGINT, signal.SIGTERM] if os.name == "posix" else [signal.SIGINT]
