@@ -75,3 +75,8 @@ def test_the_key_is_not_shown_by_accident() -> None:
 
 def test_every_setting_says_what_it_is() -> None:
     assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_folders_of_models_in_the_file_are_relative_to_the_file_too(tmp_path: Path) -> None:
+    (tmp_path / "studio.toml").write_text('models_dirs = ["../webui", "/mnt/comfy"]')
+    assert load().settings.models_dirs == (str(tmp_path / "../webui"), str(Path("/mnt/comfy")))

@@ -2,6 +2,8 @@
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
@@ -12,7 +14,7 @@ from illustrious.api import docs, errors, health, jobs, metrics, studio, workers
 from illustrious.api import gallery as gallery_routes
 from illustrious.api.auth import BodyLimit, HostGuard, KeyGuard, is_loopback, key_digest, stored_key
 from illustrious.api.request_id import RequestId
-from illustrious.catalog.checkpoints import choose
+from illustrious.catalog.library import STARTER, Library
 from illustrious.chat import ChatBackend, ChatOptions
 from illustrious.chat.echo import EchoChat
 from illustrious.chat.llamacpp import LlamaCppChat
@@ -53,15 +55,16 @@ def build_studio(settings: Settings, database: Database) -> Studio:
         measured.changed(job)
         journal.changed(job)
 
-    models = settings.data_dir / "models"
-    checkpoint = choose(settings.model, models / "checkpoints")
+    library = build_library(settings)
+    default = library.default()
     gallery = Gallery(database, settings.data_dir)
     writer = Writer(database)
     workers = [
         ImageWorker(
             "fake" if settings.fake else "sdxl",
             EngineOptions(
-                model=str(checkpoint) if checkpoint and not settings.fake else None,
+                model=None if settings.fake or default == STARTER else str(default.path),
+                models_dirs=tuple(map(str, library.roots)),
                 device=device,
                 max_pixels=settings.max_pixels,
                 threads=settings.threads,
@@ -87,6 +90,7 @@ def build_studio(settings: Settings, database: Database) -> Studio:
             on_change=changed,
         ),
         writer=writer,
+        library=library,
         chat=build_chat(settings),
         vision=_vision(settings),
         sessions=Sessions(database),
@@ -97,6 +101,14 @@ def build_studio(settings: Settings, database: Database) -> Studio:
         system_prompt=settings.system_prompt,
         limits=Limits(pixels=settings.max_pixels, image_bytes=settings.max_image_mb * 1_000_000),
     )
+
+
+def build_library(settings: Settings) -> Library:
+    """The models in the data folder and in the folders of the settings. Fakes draw with a model of their own."""
+    roots: list[str | Path] = [settings.data_dir / "models", *settings.models_dirs]
+    if settings.fake:
+        return Library(roots, builtin=replace(STARTER, name="fake"), default="fake")
+    return Library(roots, settings.model)
 
 
 def build_chat(settings: Settings) -> ChatBackend:

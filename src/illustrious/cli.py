@@ -36,6 +36,10 @@ LAST_ANSWERS = 3
 Devices = Annotated[str | None, typer.Option("--devices", help="cuda:0,cuda:1: one image worker on each.")]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder of pictures, models and sessions.")]
 Model = Annotated[str | None, typer.Option("--model", help="Image model: a .safetensors file or a diffusers folder.")]
+ModelsDirs = Annotated[
+    list[str] | None,
+    typer.Option("--models-dir", help="A further folder of models: the web UI's, ComfyUI's or your own. Repeatable."),
+]
 Host = Annotated[str | None, typer.Option("--host", help="Address of the server.")]
 Port = Annotated[int | None, typer.Option("--port", help="Port of the server.")]
 Fake = Annotated[bool | None, typer.Option("--fake", help="Fake models that answer at once.")]
@@ -47,6 +51,7 @@ def serve(
     port: Port = None,
     data_dir: DataDir = None,
     model: Model = None,
+    models_dirs: ModelsDirs = None,
     open_browser: Annotated[bool, typer.Option("--open", help="Open a browser when it runs.")] = False,
     fake: Fake = None,
     devices: Devices = None,
@@ -54,7 +59,8 @@ def serve(
 ) -> None:
     """Run the studio until Ctrl-C (the default)."""
     typed = {"host": host, "port": port, "data_dir": data_dir, "model": model, "fake": fake, "devices": devices}
-    settings = load({**typed, "auth": False if no_auth else None}).settings
+    folders = {"models_dirs": tuple(models_dirs) if models_dirs else None}
+    settings = load({**typed, **folders, "auth": False if no_auth else None}).settings
 
     import uvicorn
 
@@ -155,13 +161,15 @@ def generate(
     width: Annotated[int | None, typer.Option("--width")] = None,
     height: Annotated[int | None, typer.Option("--height")] = None,
     model: Model = None,
+    models_dirs: ModelsDirs = None,
     host: Host = None,
     port: Port = None,
     data_dir: DataDir = None,
     fake: Fake = None,
 ) -> None:
     """Draw a picture into a file."""
-    settings = load({"host": host, "port": port, "data_dir": data_dir, "model": model, "fake": fake}).settings
+    typed = {"host": host, "port": port, "data_dir": data_dir, "model": model, "fake": fake}
+    settings = load({**typed, "models_dirs": tuple(models_dirs) if models_dirs else None}).settings
     wishes: dict[str, Any] = {"negative_prompt": negative, "steps": steps, "guidance": guidance, "seed": seed}
     wishes |= {name: value for name, value in (("width", width), ("height", height)) if value is not None}
     with running_studio(settings) as client:

@@ -9,8 +9,8 @@ from contextlib import closing
 from typing import Literal
 
 from illustrious import system
-from illustrious.app import build_chat
-from illustrious.catalog.checkpoints import choose
+from illustrious.app import build_chat, build_library
+from illustrious.catalog.library import STARTER
 from illustrious.errors import CannotStart
 from illustrious.settings import Settings
 from illustrious.types import Noun
@@ -97,8 +97,10 @@ def port(settings: Settings) -> Finding:
 
 def checkpoint(settings: Settings) -> Finding:
     folder = settings.data_dir / "models" / "checkpoints"
-    found = choose(settings.model, folder)
-    if found is None:
+    library = build_library(settings)
+    entry = library.default()
+    found = entry.path
+    if entry == STARTER:
         text = (
             "The starter model: tiny pictures of about a hundred things. For real ones put an SDXL checkpoint "
             f"(.safetensors) into {folder}, or name it with --model."
@@ -107,6 +109,8 @@ def checkpoint(settings: Settings) -> Finding:
     if not found.exists():
         text = f"{found} is not there. Give --model the path of a checkpoint, or a name from {folder}."
         return Finding(subject="Image model", verdict="bad", text=text)
+    if problem := library.identity(entry).problem:
+        return Finding(subject="Image model", verdict="bad", text=problem)
     return Finding(subject="Image model", verdict="good", text=str(found))
 
 

@@ -71,4 +71,4 @@ class Drawing:
                 }
             )
         warnings = dict.fromkeys(warning for result in results for warning in result.warnings)
-        return Outcome(result={"images": images}, warnings=tuple(warnings))
+        return Outcome(result={"images": images}, warnings=(*job.warnings, *warnings))

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from illustrious.catalog.determine import determine
+from illustrious.catalog.library import Library
 from illustrious.chat import ChatBackend
 from illustrious.chat.sessions import Sessions, fit
 from illustrious.drawing import KIND
@@ -128,6 +130,7 @@ class Studio:
         workers: Sequence[ImageWorker],
         runner: Runner,
         writer: Writer,
+        library: Library,
         chat: ChatBackend,
         vision: Analyzer,
         sessions: Sessions,
@@ -141,6 +144,7 @@ class Studio:
     ) -> None:
         self.workers = tuple(workers)
         self.runner = runner
+        self.library = library
         self.chat_backend = chat
         self.vision = vision
         self.sessions = sessions
@@ -251,10 +255,12 @@ class Studio:
     # --- pictures ----------------------------------------------------------------------------------------------
 
     async def submit(self, request: ImageRequest, asker: Asker) -> tuple[Job, bool]:
-        """A durable job for the picture, its seed drawn, and whether it is new.
+        """A durable job for the picture, and whether it is new. What the request left open is decided: the model, what
+        its family is best drawn with, the seed.
 
         Raises ``InvalidRequest``, ``QueueFull``, ``StorageFailed``; ``Unavailable`` when no worker will ever draw it.
         """
+        request, warnings = await asyncio.to_thread(determine, request, self.library)
         if (request.width or 8) * (request.height or 8) > self.limits.pixels:
             raise InvalidRequest(
                 f"{request.width or '…'}×{request.height or '…'} is more than the {self.limits.pixels} pixels allowed; "
@@ -266,7 +272,9 @@ class Studio:
             raise Unavailable(self.backends()["image"].reason or "No image model can be loaded.")
         if request.seed < 0:
             request = request.model_copy(update={"seed": self._chance.randrange(min(2**32, SEED_LIMIT))})
-        submission = Submission(kind=KIND, request=request.model_dump(mode="json"), **asker.model_dump())
+        submission = Submission(
+            kind=KIND, request=request.model_dump(mode="json"), warnings=warnings, **asker.model_dump()
+        )
         return await self.runner.submit(submission)
 
     async def generate(self, request: ImageRequest, asker: Asker, on_job: OnJob = lambda job: None) -> Drawn:

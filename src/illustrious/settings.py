@@ -50,6 +50,11 @@ class Settings(BaseSettings):
         description="Image model: a `.safetensors` checkpoint or a diffusers folder, as a path or a name in "
         "`models/checkpoints`. Unset: the first one found there, else the starter model.",
     )
+    models_dirs: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Further folders of models (`--models-dir`, as often as you like): of AUTOMATIC1111's web UI, of "
+        "ComfyUI, or your own.",
+    )
     devices: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="`cuda:0,cuda:1`, `mps`, `cpu`, …: one image worker on each. Unset: one, on the best found."
     )
@@ -95,7 +100,7 @@ class Settings(BaseSettings):
     log_prompts: bool = Field(False, description="Write prompts into the log too.")
     fake: bool = Field(False, description="Fake models that answer at once, for tests and work on a user interface.")
 
-    @field_validator("allowed_hosts", "cors_origins", "devices", mode="before")
+    @field_validator("allowed_hosts", "cors_origins", "devices", "models_dirs", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -180,6 +185,8 @@ def _from_file(file: Path) -> dict[str, Any]:
     model = values.get("model")
     if isinstance(model, str) and (file.parent / model).exists():  # a path in the file is relative to the file
         values["model"] = str(file.parent / model)
+    if isinstance(folders := values.get("models_dirs"), list):
+        values["models_dirs"] = [str(file.parent / Path(str(folder)).expanduser()) for folder in folders]
     return values
 
 

@@ -48,22 +48,25 @@ def no_hashes(entry: Entry) -> tuple[str, ...]:
 
 class Library:
     """The models in ``roots``, of which earlier ones go first. ``default`` is the image model that was configured, a
-    name or a path. ``hashes`` tells those of an entry, as far as they are known without reading the file."""
+    name or a path; ``builtin`` is what there is when there is nothing else. ``hashes`` tells those of an entry, as far
+    as they are known without reading the file."""
 
     def __init__(
         self,
         roots: Iterable[str | Path],
         default: str | None = None,
+        builtin: Entry = STARTER,
         hashes: Callable[[Entry], Iterable[str]] = no_hashes,
     ) -> None:
         self.roots = tuple(Path(root).expanduser() for root in roots)
         self._configured = default
+        self._builtin = builtin
         self._hashes = hashes
         self._shelves: dict[Kind, _Shelf] = {}
         self._identities: dict[Path, tuple[object, Identity]] = {}
 
     def entries(self, kind: Kind) -> tuple[Entry, ...]:
-        """All of a kind, in the order of roots and then of names; of the image models the starter is the last."""
+        """All of a kind, in the order of roots and then of names; of the image models the built-in one is the last."""
         return self._shelf(kind).entries
 
     def problems(self, kind: Kind) -> tuple[str, ...]:
@@ -85,7 +88,7 @@ class Library:
         return self.default() if name is None else self.find("checkpoint", name, field)
 
     def default(self) -> Entry:
-        """The configured image model, else the first in the folders that can be drawn with, else the starter.
+        """The configured image model, else the first in the folders that can be drawn with, else the built-in one.
 
         A configured one that is not there is returned all the same: the engine says what is wrong with it.
         """
@@ -118,7 +121,7 @@ class Library:
 
     def identity(self, entry: Entry) -> Identity:
         """What the file says it is; read again when it was replaced. Never raises."""
-        if entry == STARTER:
+        if entry == self._builtin:
             return identify(entry.path).model_copy(update={"family": "starter", "sure": "certain"})
         stamp = (_stamp(entry.path / MARKS["checkpoint"]), _stamp(entry.path), _stamp(entry.path.parent))
         known = self._identities.get(entry.path)
@@ -130,7 +133,7 @@ class Library:
     def _shelf(self, kind: Kind) -> "_Shelf":
         shelf = self._shelves.get(kind)
         if shelf is None or not shelf.scan.fresh:
-            shelf = _Shelf(Scan(kind, self.roots))
+            shelf = _Shelf(Scan(kind, self.roots), self._builtin)
             self._shelves[kind] = shelf
         return shelf
 
@@ -158,9 +161,11 @@ class Library:
 class _Shelf:
     """Everything of one kind by its spellings: as it is, in any case, without folder; each with and without suffix."""
 
-    def __init__(self, scan: Scan) -> None:
+    def __init__(self, scan: Scan, builtin: Entry) -> None:
         self.scan = scan
         self.entries = _named(scan)
+        if scan.kind == builtin.kind and builtin.name not in {entry.name for entry in self.entries}:
+            self.entries += (builtin,)
         self.spellings: tuple[_Spellings, _Spellings, _Spellings] = ({}, {}, {})
         for entry in self.entries:
             for spelling in {entry.name, f"{entry.name.removesuffix(entry.path.suffix)}{entry.path.suffix}"}:
@@ -190,8 +195,6 @@ def _named(scan: Scan) -> tuple[Entry, ...]:
     for found, path in scan.found.items():
         name = _without_suffix(scan.kind, found)
         entries.append(Entry(scan.kind, name if plain[name] == found else found, path))
-    if scan.kind == STARTER.kind and STARTER.name not in plain:
-        entries.append(STARTER)
     return tuple(entries)
 
 

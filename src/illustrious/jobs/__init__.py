@@ -34,7 +34,8 @@ class Submission(Noun):
 
     ``fingerprint`` tells two bodies sent with one key apart. Unset, it is made from ``kind`` and ``request``; a caller
     who adds to what was sent (a drawn seed) makes it from what was sent. ``parent`` is what this one repeats: a job, or
-    what a job made. ``request_id`` names the call that asked for it, for the log.
+    what a job made. ``request_id`` names the call that asked for it, for the log. ``warnings``: what its caller should
+    know already.
     """
 
     kind: str
@@ -45,6 +46,7 @@ class Submission(Noun):
     fingerprint: str | None = None
     parent: str | None = None
     request_id: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class Job(Noun):
