@@ -1,8 +1,13 @@
 """The founding contract, through the real edge, on the fakes."""
 
+import asyncio
 import base64
 import io
 import json
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -10,6 +15,7 @@ import pytest
 from PIL import Image
 
 from illustrious.errors import EngineFailed, Unavailable
+from illustrious.images.process import ImageWorker
 from illustrious.service import Studio
 
 
@@ -35,6 +41,56 @@ async def test_status_has_the_contracts_fields_and_says_what_serves_what(http: h
         "chat": "echo",
         "vision": "palette",
     }
+
+
+@contextmanager
+def standing_still(worker: ImageWorker) -> Iterator[None]:
+    """The worker's process does nothing until the end of the block."""
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(worker.pid, signal.SIGCONT)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGSTOP")
+async def test_status_answers_while_the_model_loads_and_while_it_draws(http: httpx.AsyncClient, studio: Studio) -> None:
+    (worker,) = studio.workers
+    await worker.start()
+    while worker.pid is None:
+        await asyncio.sleep(0)
+    with standing_still(worker):
+        waiting = asyncio.create_task(http.post("/generate-image", json={"prompt": "x"}))
+        status = (await http.get("/status")).json()
+        assert (status["models"]["sdxl"], status["backends"]["image"]["loading"]) == (False, True)
+        assert not waiting.done()
+    assert (await waiting).status_code == 200
+    with standing_still(worker):
+        waiting = asyncio.create_task(http.post("/generate-image", json={"prompt": "x"}))
+        while worker.state != "drawing":
+            await asyncio.sleep(0)
+        assert (await http.get("/status")).json()["models"]["sdxl"] is True
+        assert not waiting.done()
+    assert (await waiting).status_code == 200
+
+
+async def test_status_answers_during_an_upload(http: httpx.AsyncClient) -> None:
+    halfway, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield b'{"image_base64": "'
+        halfway.set()
+        await go_on.wait()
+        yield b64(png()).encode() + b'"}'
+
+    headers = {"content-type": "application/json"}
+    uploading = asyncio.create_task(http.post("/analyze-image", content=slowly(), headers=headers))
+    await halfway.wait()
+    assert (await http.get("/status")).status_code == 200
+    assert not uploading.done()
+    go_on.set()
+    assert (await uploading).status_code == 200
 
 
 async def test_a_picture_comes_back_with_its_seed_and_stays_in_the_gallery(http: httpx.AsyncClient) -> None:
