@@ -1,6 +1,6 @@
 """The composition root: settings in, a studio or a server out. The only place that wires parts together."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,8 @@ from illustrious.api import docs, errors, health, jobs, metrics, studio, workers
 from illustrious.api import gallery as gallery_routes
 from illustrious.api.auth import BodyLimit, HostGuard, KeyGuard, is_loopback, key_digest, stored_key
 from illustrious.api.request_id import RequestId
-from illustrious.catalog.library import STARTER, Library
+from illustrious.catalog.hashes import Hashes
+from illustrious.catalog.library import STARTER, Entry, Library, no_hashes
 from illustrious.chat import ChatBackend, ChatOptions
 from illustrious.chat.echo import EchoChat
 from illustrious.chat.llamacpp import LlamaCppChat
@@ -55,7 +56,8 @@ def build_studio(settings: Settings, database: Database) -> Studio:
         measured.changed(job)
         journal.changed(job)
 
-    library = build_library(settings)
+    hashes = Hashes(settings.data_dir / "hashes.json")
+    library = build_library(settings, hashes.spellings)
     default = library.default()
     gallery = Gallery(database, settings.data_dir)
     writer = Writer(database)
@@ -85,12 +87,13 @@ def build_studio(settings: Settings, database: Database) -> Studio:
                 job_retention=None if settings.job_days is None else settings.job_days * DAY,
             ),
             EventLog(linger=settings.event_minutes * 60, max_preview_bytes=settings.preview_mb * 1_000_000),
-            [Drawing(worker, gallery, measured.stepped) for worker in workers],
+            [Drawing(worker, gallery, library, hashes, measured.stepped) for worker in workers],
             queue_limit=settings.queue_limit,
             on_change=changed,
         ),
         writer=writer,
         library=library,
+        hashes=hashes,
         chat=build_chat(settings),
         vision=_vision(settings),
         sessions=Sessions(database),
@@ -103,12 +106,12 @@ def build_studio(settings: Settings, database: Database) -> Studio:
     )
 
 
-def build_library(settings: Settings) -> Library:
+def build_library(settings: Settings, hashes: Callable[[Entry], Iterable[str]] = no_hashes) -> Library:
     """The models in the data folder and in the folders of the settings. Fakes draw with a model of their own."""
     roots: list[str | Path] = [settings.data_dir / "models", *settings.models_dirs]
     if settings.fake:
-        return Library(roots, builtin=replace(STARTER, name="fake"), default="fake")
-    return Library(roots, settings.model)
+        return Library(roots, "fake", replace(STARTER, name="fake"), hashes)
+    return Library(roots, settings.model, hashes=hashes)
 
 
 def build_chat(settings: Settings) -> ChatBackend:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from illustrious.catalog.determine import determine
+from illustrious.catalog.hashes import Hashes
 from illustrious.catalog.library import Library
 from illustrious.chat import ChatBackend
 from illustrious.chat.sessions import Sessions, fit
@@ -131,6 +132,7 @@ class Studio:
         runner: Runner,
         writer: Writer,
         library: Library,
+        hashes: Hashes,
         chat: ChatBackend,
         vision: Analyzer,
         sessions: Sessions,
@@ -145,6 +147,7 @@ class Studio:
         self.workers = tuple(workers)
         self.runner = runner
         self.library = library
+        self.hashes = hashes
         self.chat_backend = chat
         self.vision = vision
         self.sessions = sessions
@@ -171,6 +174,7 @@ class Studio:
         self._tending = [asyncio.create_task(self._keep_looking())]
         if draw:
             self._tending.append(asyncio.create_task(self._tend_gallery()))
+            self._tending.append(asyncio.create_task(self._hash_default()))
 
     async def drain(self, within: float) -> None:
         """Begin no more jobs; finish those under way in this time (seconds), or leave them for the next start."""
@@ -183,7 +187,7 @@ class Studio:
         await asyncio.gather(*self._tending, return_exceptions=True)
         await self.runner.drain(0)
         workers = [worker.close() for worker in self.workers]
-        await asyncio.gather(*workers, self.chat_backend.close(), self.vision.close())
+        await asyncio.gather(*workers, self.chat_backend.close(), self.vision.close(), self.hashes.close())
         await self._writer.close()
 
     async def _load(self) -> None:
@@ -204,6 +208,10 @@ class Studio:
             except StudioError as error:  # the next round tries again
                 log.error("The gallery cannot be tended: %s", error)
             await asyncio.sleep(DAY)
+
+    async def _hash_default(self) -> None:
+        """So that the first picture need not wait for the hash of its model."""
+        await self.hashes.of(await asyncio.to_thread(self.library.default))
 
     @property
     def ready(self) -> Ready | None:

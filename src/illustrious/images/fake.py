@@ -77,10 +77,11 @@ def draw_all(request: ImageRequest) -> tuple[ImageResult, ...]:
 def draw(request: ImageRequest) -> ImageResult:
     """The picture of a request: an 8×8 pattern of colours, drawn from its digest, enlarged to the size asked for."""
     width, height = request.width or NATIVE_SIZE, request.height or NATIVE_SIZE
-    used = request.model_copy(update={"width": width, "height": height, "model": "fake", "sampler": "none"})
+    model = request.model or "fake"
+    used = request.model_copy(update={"width": width, "height": height, "model": model, "sampler": "none"})
     matters = {name: value for name, value in told(used).items() if name not in LEAVES_THE_PICTURE and value != ""}
     pattern = hashlib.shake_256(json.dumps(matters).encode()).digest(8 * 8 * 3)
     image = Image.frombytes("RGB", (8, 8), pattern).resize((width, height), Image.Resampling.NEAREST)
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
-    return ImageResult(image=buffer.getvalue(), request=used, model="fake", sampler="none")
+    return ImageResult(image=buffer.getvalue(), request=used, model=model, sampler="none")
