@@ -105,6 +105,7 @@ def named(fake_server: RunningStudio) -> dict[str, str]:
 
 
 SHOWN = {
+    "/models": "image",
     "/generate-image": "image_base64",
     "/chat": "response",
     "/gallery?": "items",
@@ -212,12 +213,16 @@ def test_jobs_pictures_and_workers_have_the_fields_that_are_documented(
             http.get(f"/gallery/{named['IMAGE']}").json(),
             http.post(f"/gallery/{named['IMAGE']}/replay").json(),
             http.post("/gallery/scan").json(),
+            http.get("/models").json(),
             http.get("/workers").json(),
         ]
     for answer in real:
         assert set(answer) in [set(example) for example in examples], answer
     (workers,) = [example["workers"] for example in examples if "workers" in example]
     assert [set(worker) for worker in workers] == [set(real[-1]["workers"][0])]
+    (models,) = [example for example in examples if "lora" in example]
+    for kind in ("image", "chat"):
+        assert [set(card) for card in models[kind]] == [set(real[-2][kind][0])]
 
 
 def cells(line: str) -> list[str]:

@@ -10,7 +10,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from illustrious import __version__
-from illustrious.api import docs, errors, health, jobs, metrics, studio, workers
+from illustrious.api import docs, errors, health, jobs, metrics, models, studio, workers
 from illustrious.api import gallery as gallery_routes
 from illustrious.api.auth import BodyLimit, HostGuard, KeyGuard, is_loopback, key_digest, stored_key
 from illustrious.api.request_id import RequestId
@@ -204,6 +204,6 @@ def create_app(settings: Settings, the_studio: Studio, key: str | None = None) -
     )
     app.state.studio = the_studio
     errors.install(app)
-    for part in (studio, jobs, gallery_routes, workers, health, metrics, docs):
+    for part in (studio, jobs, gallery_routes, models, workers, health, metrics, docs):
         app.include_router(part.router)
     return app

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from illustrious.catalog.cards import ADAPTERS, Card, adapters, checkpoints
 from illustrious.catalog.determine import determine
 from illustrious.catalog.hashes import Hashes
 from illustrious.catalog.library import Library
@@ -118,6 +119,25 @@ class Reply(Noun):
 
     text: str
     picture: Drawn | None = None
+
+
+def _serving(status: BackendStatus, ability: str) -> list[Card]:
+    """The model that a backend answers with now, if any."""
+    if status.model is None:
+        return []
+    abilities = (ability, "vision") if status.vision and ability != "vision" else (ability,)
+    return [
+        Card(
+            id=status.model,
+            name=status.model,
+            backend=status.name,
+            device=status.device,
+            capabilities=abilities,
+            loaded=status.available,
+            default=True,
+            note=status.note,
+        )
+    ]
 
 
 OnJob = Callable[[Job], None]
@@ -259,6 +279,27 @@ class Studio:
                 for kind, status in other
             ),
         ]
+
+    async def models(self) -> dict[str, list[Card]]:
+        """All there is to draw, chat and look with, by kind: ``image``, ``chat``, ``vision``, ``lora``, …"""
+        image = await asyncio.to_thread(checkpoints, self.library, self.hashes)
+        others = [await asyncio.to_thread(adapters, kind, self.library, self.hashes) for kind in ADAPTERS]
+        return {
+            "image": [self._placed(card) for card in image],
+            "chat": _serving(self.chat_backend.status(), "chat"),
+            "vision": _serving(self.vision.status(), "vision"),
+            **{kind: list(cards) for kind, cards in zip(ADAPTERS, others, strict=True)},
+        }
+
+    def _placed(self, card: Card) -> Card:
+        """Told what serves it, and where it is in memory."""
+        loaded = [
+            worker.ready for worker in self.workers if worker.ready and worker.ready.model in (card.id, card.name)
+        ]
+        device = loaded[0].device if loaded else None
+        return card.model_copy(
+            update={"backend": self.workers[0].engine, "device": device, "loaded": device is not None}
+        )
 
     # --- pictures ----------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from illustrious.settings import Settings
-from tests.catalog.headers import LORA, SDXL, write_header
+from tests.catalog.headers import LORA, SD1, SDXL, write_header
 
 
 @pytest.fixture
@@ -48,3 +48,41 @@ async def test_a_warning_of_the_catalogue_is_told_at_once_and_with_the_picture(h
     accepted = (await http.post("/jobs", json=small)).json()
     assert "256×256 is far from" in accepted["warnings"][0]
     assert (await http.post("/generate-image", json=small)).json()["warnings"] == accepted["warnings"]
+
+
+async def test_all_models_are_listed_with_what_there_is_to_know(http: httpx.AsyncClient) -> None:
+    models = (await http.get("/models")).json()
+    noobai, fake = models["image"]
+    assert (noobai["id"], noobai["family"], noobai["prediction"]["type"]) == (
+        "noobaiXL_vPred",
+        "noobai",
+        "v_prediction",
+    )
+    assert (noobai["loaded"], noobai["default"], noobai["width"], noobai["hash"]) == (False, False, 1024, None)
+    assert noobai["profile"]["sampler"] == "Euler"
+    assert [832, 1216] in noobai["profile"]["buckets"]
+    assert (fake["id"], fake["default"]) == ("fake", True)
+    (lora,) = models["lora"]
+    assert (lora["id"], lora["name"], lora["base"], lora["loaded"]) == ("style/ink", "ink", "sdxl", None)
+    assert [chat["backend"] for chat in models["chat"]] == ["echo"]
+    assert [vision["capabilities"] for vision in models["vision"]] == [["vision"]]
+    assert models["embedding"] == models["vae"] == models["controlnet"] == models["upscaler"] == []
+    assert {"name": "Euler a", "aliases": ["k_euler_a", "k_euler_ancestral"]} in models["samplers"]
+    assert "Karras" in [schedule["name"] for schedule in models["schedules"]]
+
+
+async def test_what_was_drawn_with_is_loaded_and_gets_its_hash(http: httpx.AsyncClient) -> None:
+    await http.post("/generate-image", json={"prompt": "a cat"})
+    await http.post("/generate-image", json={"prompt": "a cat", "loras": [{"name": "ink"}]})
+    models = (await http.get("/models")).json()
+    assert [(card["loaded"], card["device"]) for card in models["image"] if card["id"] == "fake"] == [(True, "cpu")]
+    assert len(models["lora"][0]["hash"]) == 12
+
+
+async def test_what_cannot_be_drawn_with_says_why(http: httpx.AsyncClient, tmp_path: Path) -> None:
+    write_header(tmp_path / "data" / "models" / "checkpoints" / "old.safetensors", SD1)
+    (tmp_path / "data" / "models" / "checkpoints" / "broken.safetensors").write_bytes(b"not a model")
+    cards = {card["id"]: card for card in (await http.get("/models")).json()["image"]}
+    assert "a model of Stable Diffusion 1" in cards["old"]["problem"]
+    assert "damaged or incomplete" in cards["broken"]["problem"]
+    assert cards["old"]["capabilities"] == cards["broken"]["capabilities"] == []

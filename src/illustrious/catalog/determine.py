@@ -5,7 +5,7 @@ Done once, before a job is stored, so that a job says everything that its pictur
 
 from typing import Any
 
-from illustrious.catalog.identity import DRAWN_WITH, TITLES, Identity
+from illustrious.catalog.identity import TITLES, Identity
 from illustrious.catalog.library import Entry, Library
 from illustrious.catalog.profiles import Profile, profile
 from illustrious.errors import InvalidRequest
@@ -23,8 +23,8 @@ def determine(request: ImageRequest, library: Library) -> tuple[ImageRequest, tu
     """
     entry = library.checkpoint(request.model)
     identity = library.identity(entry)
-    if request.model is not None:
-        _check(entry, identity)
+    if request.model is not None and (reason := unfit(entry, identity)):
+        raise InvalidRequest(reason, field="model")
     for lora in request.loras:
         library.find("lora", lora.name, field="loras")
     for control in request.control:
@@ -37,15 +37,12 @@ def determine(request: ImageRequest, library: Library) -> tuple[ImageRequest, tu
     return determined, tuple(_warnings(determined, best))
 
 
-def _check(entry: Entry, identity: Identity) -> None:
-    if identity.problem is not None:
-        raise InvalidRequest(identity.problem, field="model")
-    if identity.base not in DRAWN_WITH:
-        what = TITLES[identity.base] if identity.base else "no checkpoint"
-        raise InvalidRequest(
-            f"“{entry.name}” is {what}, and this studio draws with models of the SDXL family. Choose another.",
-            field="model",
-        )
+def unfit(entry: Entry, identity: Identity) -> str | None:
+    """Why the checkpoint cannot be drawn with, with the remedy; ``None`` when it can."""
+    if identity.problem is not None or identity.draws:
+        return identity.problem
+    what = TITLES[identity.base] if identity.base else "no checkpoint"
+    return f"“{entry.name}” is {what}, and this studio draws with models of the SDXL family. Choose another."
 
 
 def _filled(request: ImageRequest, best: Profile) -> dict[str, Any]:
