@@ -1,5 +1,6 @@
 """The one module that knows operating systems apart: every call that exists on some platforms only is here, guarded."""
 
+import contextlib
 import errno
 import os
 import signal
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import IO, Any
 
+import psutil
 from filelock import FileLock, Timeout
 
 from illustrious.errors import CannotStart
@@ -78,6 +80,24 @@ def hold_folder(folder: Path) -> FileLock:
             f"Another studio is using the data folder {folder}. Stop that one, or choose another with --data-dir."
         ) from error
     return lock
+
+
+def peak_memory() -> int:
+    """The most main memory this process has had at a time, in bytes, since ``forget_peak_memory``; where the system
+    does not tell, what it has now."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text("ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    memory = psutil.Process().memory_info()
+    return int(getattr(memory, "peak_wset", memory.rss))
+
+
+def forget_peak_memory() -> None:
+    """Begin anew, where the system can (Linux, by proc_pid_clear_refs(5))."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", "ascii")
 
 
 def listen(host: str, port: int) -> socket.socket:

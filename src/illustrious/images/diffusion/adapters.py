@@ -48,7 +48,8 @@ class Adapters:
     ) -> None:
         first, second = text_encoders
         self._names = LayerNames({"unet": unet, "text_encoder": first, "text_encoder_2": second})
-        self._unet = unet
+        # Where it is computed: a UNet that is later kept in main memory still is.
+        self._device, self._dtype = unet.device, unet.dtype
         self._prediction = prediction
         self._kept: Recent[LoadedLora] = Recent(capacity, lambda lora: lora.size)
         self._acting: Loras = ()
@@ -60,9 +61,8 @@ class Adapters:
 
         Raises ``InvalidRequest`` for one that cannot act on this model.
         """
-        unet = self._unet
         return self._kept.get(
-            identity(path), lambda: load_lora(path, self._names, self._prediction, unet.device, unet.dtype, name)
+            identity(path), lambda: load_lora(path, self._names, self._prediction, self._device, self._dtype, name)
         )
 
     def use(self, loras: Loras) -> list[str]:

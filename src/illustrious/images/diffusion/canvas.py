@@ -70,6 +70,12 @@ class Canvas:
             return self.mask
         return _resized(_crop(self.mask, self.region), self.size)
 
+    def frame(self, picture: Image.Image) -> Image.Image:
+        """Of a further picture of all that is shown (one to be guided by), the part that is drawn."""
+        if self.original is None or self.region is None:
+            return picture
+        return _crop(_resized(picture, self.original.size), self.region)
+
     def enlarged(self, size: Size) -> Canvas:
         """The canvas of a second pass at ``size``. A region stays where it is, and is drawn in more detail."""
         if self.original is None or self.region is not None:

@@ -24,14 +24,20 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from transformers import CLIPTokenizer
 
 from illustrious.images.diffusion.chunks import Chunk, Names, Unit, Vector, chunks
-from illustrious.images.diffusion.conditioning import TextEncoder
 from illustrious.images.diffusion.prompt import Break, Piece, Prompt, Words, parse, prefixed, weigh
 from illustrious.types import ImageRequest
 
 SCALE_LIMIT = 4.0
 """How far restoring a chunk's mean may scale it, up or down."""
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    tokenizer: CLIPTokenizer
+    model: Any
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ taken from the UNet that it guides, of which it is a copy.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,10 @@ class ControlNets:
             raise _refused(f"The ControlNet {name} cannot be read ({error.strerror}). Check {path}.") from error
         except Unavailable as error:
             raise _refused(f"The ControlNet {name} cannot be used: {error}") from error
+
+    def forget(self) -> None:
+        """Give the memory back; they are loaded again when they are asked for."""
+        self._kept.clear()
 
     def _load(self, path: Path, name: str) -> Any:
         part = open_controlnet(path, name, self._unet)
@@ -214,13 +218,20 @@ class Residuals:
         return Residuals(down, self.middle + other.middle)
 
 
-def control_image(data: bytes, size: tuple[int, int], placement: Placement, max_pixels: int) -> Tensor:
-    """The picture in ``data`` for a ``Guide``, resized to ``size`` (width and height of the picture drawn, in pixels).
+def control_image(
+    data: bytes,
+    size: tuple[int, int],
+    placement: Placement,
+    max_pixels: int,
+    frame: Callable[[Image.Image], Image.Image] = lambda picture: picture,
+) -> Tensor:
+    """The picture in ``data`` for a ``Guide``: the part of it that ``frame`` takes, resized to ``size`` (width and
+    height of the picture drawn, in pixels).
 
     Raises ``InvalidRequest`` and ``TooLarge``.
     """
     try:
-        picture = to_rgb(open_picture(data, max_pixels))
+        picture = frame(to_rgb(open_picture(data, max_pixels)))
     except InvalidRequest as error:
         raise _refused(f"A control image cannot be used: {error}") from error
     pixels = np.asarray(picture.resize(size, Image.Resampling.LANCZOS), dtype=np.float32) / 255

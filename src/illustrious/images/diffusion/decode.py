@@ -1,6 +1,8 @@
-"""Latents ↔ pixels, and pixels → PNG."""
+"""Latents → pixels, and pixels → PNG."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,14 +11,40 @@ from torch import Tensor
 
 from illustrious.errors import EngineFailed
 
+TILE = 64
+"""Edge of a tile, in latents: what SDXL's autoencoder decodes in half a gigabyte."""
 
-@torch.inference_mode()
-def decode(vae: Any, latents: Tensor) -> tuple[Image.Image, list[str]]:
+
+def decode(vae: Any, latents: Tensor, in_tiles: bool = False) -> tuple[Image.Image, list[str]]:
     """The picture of the latents (1 × 4 × height × width), and warnings.
 
-    Many SDXL autoencoders overflow in float16; then the picture is decoded again in float32. Raises ``EngineFailed``
-    for latents or pixels that are no numbers.
+    ``in_tiles`` takes less memory and may show faint seams, of which it warns. Many SDXL autoencoders overflow in
+    float16; then the picture is decoded again in float32. Raises ``EngineFailed`` for latents or pixels that are no
+    numbers.
     """
+    if not in_tiles or max(latents.shape[-2:]) <= TILE:
+        return _decoded(vae, latents)
+    with _tiled(vae):
+        image, warnings = _decoded(vae, latents)
+    return image, ["Memory was short, so the picture was decoded in tiles: colours may differ faintly.", *warnings]
+
+
+@contextmanager
+def _tiled(vae: Any) -> Iterator[None]:
+    """Inside, diffusers decodes in tiles of our size that fade into each other by a quarter."""
+    sizes = {"tile_latent_min_size": TILE, "tile_sample_min_size": TILE * 2 ** (len(vae.config.block_out_channels) - 1)}
+    before = {name: getattr(vae, name) for name in sizes}
+    vars(vae).update(sizes)
+    vae.enable_tiling()
+    try:
+        yield
+    finally:
+        vae.disable_tiling()
+        vars(vae).update(before)
+
+
+@torch.inference_mode()
+def _decoded(vae: Any, latents: Tensor) -> tuple[Image.Image, list[str]]:
     if not latents.isfinite().all():
         raise EngineFailed(
             "The model computed values that are no numbers, so there is no picture. Try another seed or guidance; if "
@@ -66,20 +94,6 @@ def _pixels_in_float32(vae: Any, latents: Tensor) -> Tensor:
 def _picture(pixels: Tensor) -> Image.Image:
     unit = (pixels[0].float() / 2 + 0.5).clamp(0, 1)
     return Image.fromarray((unit * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy())
-
-
-@torch.inference_mode()
-def blank(vae: Any, size: tuple[int, int]) -> Tensor:
-    """What an inpainting UNet is told when there is nothing to keep: a mask of ones and an encoded grey picture.
-
-    ``size`` is width and height in pixels; the result 1 × 5 × height × width, like the latents.
-    """
-    grey = torch.zeros(1, vae.config.in_channels, size[1], size[0], dtype=vae.dtype, device=vae.device)
-    encoded = vae.encode(grey)
-    # The mode of the distribution, not a sample: no seed should be spent on a grey picture.
-    kept = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
-    kept = kept.float() * vae.config.scaling_factor
-    return torch.cat([torch.ones_like(kept[:, :1]), kept], dim=1)
 
 
 def png(image: Image.Image) -> bytes:

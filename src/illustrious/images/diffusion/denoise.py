@@ -1,11 +1,15 @@
 """The denoising loop, ours so that something can happen between two steps.
 
-A picture under way is a value of its own, with its own scheduler and place in the schedule; the loop only asks the
-UNet for it. It computes what diffusers' SDXL pipelines compute, in float32 outside the UNet whatever the UNet's dtype.
+A picture under way is a value of its own, with its own scheduler, guidance and place in the schedule; the loop only
+asks the UNet for it. It computes what diffusers' SDXL pipelines compute, in float32 outside the UNet whatever the
+UNet's dtype.
 """
 
 import inspect
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +17,13 @@ from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor
 
 from illustrious.errors import InvalidRequest
-from illustrious.images.diffusion.conditioning import Conditioning
+from illustrious.images.diffusion.conditioner import Conditioning, ConditioningSchedule, Half
+from illustrious.images.diffusion.controlnet import Residuals
+from illustrious.images.diffusion.edit import Start
+
+Control = Callable[[Tensor, Tensor, Sequence[Half], int, int], Residuals | None]
+"""Guidance by pictures: what the UNet sees (rows × channels × height × width), the timestep, the halves that are its
+rows, the turn and the number of turns → what is added inside the UNet."""
 
 
 def noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -21,10 +31,21 @@ def noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float32)
 
 
+@dataclass(frozen=True)
+class _Answer:
+    """The UNet's last answer: what it saw (scaled latents), what it said with guidance, and when."""
+
+    seen: Tensor
+    prediction: Tensor
+    timestep: Tensor
+
+
 class Picture:
     """One picture under way. ``latents`` 1 × 4 × height × width, float32; ``step`` of ``steps`` are done.
 
-    ``fixed`` are the further input channels of an inpainting UNet (1 × 5 × height × width), the same at every step.
+    ``noise`` is what it begins with, ``start`` what it is drawn over; with less than full strength fewer than the
+    ``steps`` asked for are drawn. A *turn* is one call of the UNet: samplers of second order take two a step.
+    ``rescale`` is guidance rescale. Pictures of one ``group`` may share a call; ``worn`` is what must be around it.
     Raises ``InvalidRequest`` when the scheduler cannot take so many steps.
     """
 
@@ -32,92 +53,193 @@ class Picture:
         self,
         scheduler: Any,
         noise: Tensor,
-        conditioning: Conditioning,
+        conditioning: ConditioningSchedule,
         steps: int,
         guidance: float,
         generator: torch.Generator,
-        fixed: Tensor | None = None,
+        rescale: float = 0.0,
+        start: Start | None = None,
+        control: Control | None = None,
+        group: Hashable = None,
+        worn: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
-        device = conditioning.embeddings.device
+        start = start or Start()
+        device = conditioning.at(0).positive.embeddings.device
         try:
             scheduler.set_timesteps(steps, device=device)
         except ValueError as error:
             raise InvalidRequest(
                 f"This model's sampler cannot take {steps} steps ({error}). Ask for another number.", field="steps"
             ) from error
+        first = start.first_turn(steps, scheduler.order)
         if hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(0)  # saves the scheduler a look-up, which would wait for the device
+            scheduler.set_begin_index(first)  # also saves the scheduler a look-up, which would wait for the device
         takes_generator = "generator" in inspect.signature(scheduler.step).parameters
         self.conditioning = conditioning
         self.guidance = guidance
-        self.fixed = fixed
+        self.control = control
+        self.group = group
+        self.worn = worn
         self.step = 0
-        self.latents = noise.to(device) * scheduler.init_noise_sigma
+        self.steps = steps - first // scheduler.order
         self._scheduler = scheduler
-        self._timesteps = scheduler.timesteps
+        self._timesteps = scheduler.timesteps[first:]
+        self._noise = noise.to(device)
+        self._start = start
+        self._rescale = rescale
         self._turn = 0
-        self._warm_up = max(len(self._timesteps) - steps * scheduler.order, 0)
+        self._warm_up = max(len(self._timesteps) - self.steps * scheduler.order, 0)
         self._randomness = {"generator": generator} if takes_generator else {}
+        self._answer: _Answer | None = None
+        self.latents = start.noised(scheduler, self._noise, self._timesteps)
 
     @property
     def done(self) -> bool:
         return self._turn == len(self._timesteps)
 
     @property
+    def left(self) -> int:
+        """Turns still to take."""
+        return len(self._timesteps) - self._turn
+
+    @property
     def timestep(self) -> Tensor:
         timestep: Tensor = self._timesteps[self._turn]
         return timestep
 
+    @property
+    def told(self) -> Conditioning:
+        """What the UNet is told of it at this turn."""
+        return self.conditioning.at(self.step)
+
+    @property
+    def shape(self) -> Hashable:
+        """Pictures of one group and one shape are the same work for the UNet."""
+        return tuple(half.embeddings.shape for half in self.told.halves), self.control is None
+
     def input(self) -> Tensor:
         """What the UNet sees of the picture at this turn: 1 × channels × height × width."""
         scaled: Tensor = self._scheduler.scale_model_input(self.latents, self.timestep)
-        return scaled if self.fixed is None else torch.cat([scaled, self.fixed], dim=1)
+        return scaled if self._start.fixed is None else torch.cat([scaled, self._start.fixed], dim=1)
+
+    def residuals(self, sample: Tensor, halves: Sequence[Half]) -> Residuals | None:
+        """What guides it by pictures at this turn. ``sample`` is its input, a row for each of ``halves``."""
+        if self.control is None:
+            return None
+        return self.control(sample, self.timestep, halves, self._turn, len(self._timesteps))
 
     def advance(self, prediction: Tensor) -> None:
-        """Take the UNet's answer, one row per half, one turn further. Second-order samplers take two turns a step."""
+        """Take the UNet's answer, one row per half, one turn further."""
         prediction = prediction.float()
         if len(prediction) == 2:
             negative, positive = prediction.chunk(2)
             prediction = negative + self.guidance * (positive - negative)
-        self.latents = self._scheduler.step(
-            prediction, self.timestep, self.latents, return_dict=False, **self._randomness
-        )[0]
+            if self._rescale:
+                prediction = rescaled(prediction, positive, self._rescale)
+        timestep = self.timestep
+        seen = self._scheduler.scale_model_input(self.latents, timestep)
+        self._answer = _Answer(seen, prediction, timestep)
+        latents = self._scheduler.step(prediction, timestep, self.latents, return_dict=False, **self._randomness)[0]
         self._turn += 1
-        if self.done or (self._turn > self._warm_up and self._turn % self._scheduler.order == 0):
+        self.latents = self._start.blend(self._scheduler, self._noise, self._timesteps[self._turn :], latents)
+        if self.done or (self._turn > self._warm_up and (self._turn - self._warm_up) % self._scheduler.order == 0):
             self.step += 1
 
+    def estimate(self) -> Tensor:
+        """The picture as it would be if the last answer were right: latents without noise, 1 × 4 × height × width.
 
-def predict(unet: Any, picture: Picture) -> Tensor:
-    """One call of the UNet: its answer for each half of the picture's conditioning."""
-    told = picture.conditioning
-    sample = picture.input().to(unet.dtype).repeat(len(told.embeddings), 1, 1, 1)
-    prediction: Tensor = unet(
+        By the forward process, x = √ᾱ · picture + √(1 − ᾱ) · noise, whose noise the UNet predicts, or v = √ᾱ · noise −
+        √(1 − ᾱ) · picture (arXiv 2202.00512), or the picture itself.
+        """
+        if self._answer is None:
+            return self.latents
+        seen, prediction = self._answer.seen, self._answer.prediction
+        signal = self._scheduler.alphas_cumprod[int(self._answer.timestep.round())].to(seen)
+        alpha, sigma = signal.sqrt(), (1 - signal).sqrt()
+        match self._scheduler.config.prediction_type:
+            case "v_prediction":
+                return alpha * seen - sigma * prediction
+            case "sample":
+                return prediction
+            case _:
+                return (seen - sigma * prediction) / alpha
+
+
+def rescaled(guided: Tensor, positive: Tensor, share: float) -> Tensor:
+    """Guidance without its excess of contrast (arXiv 2305.08891, section 3.4): the guided prediction, a ``share`` of it
+    brought to the standard deviation of the one without guidance."""
+    axes = list(range(1, guided.ndim))
+    scale = positive.std(dim=axes, keepdim=True) / guided.std(dim=axes, keepdim=True)
+    return share * guided * scale + (1 - share) * guided
+
+
+def predict(unet: Any, pictures: Sequence[Picture]) -> list[Tensor]:
+    """The UNet's answers for the turn that each picture is at: one row for each half of its conditioning.
+
+    As few calls as can be: rows that are told equally many tokens share one, but for those of a picture with guides,
+    which are computed for its rows alone.
+    """
+    rows = [(number, half) for number, picture in enumerate(pictures) for half in picture.told.halves]
+    inputs = [picture.input().to(unet.dtype) for picture in pictures]
+    calls: dict[Hashable, list[int]] = defaultdict(list)
+    for row, (number, half) in enumerate(rows):
+        calls[half.embeddings.shape[1], None if pictures[number].control is None else number].append(row)
+    answers: dict[int, Tensor] = {}
+    for (_, guided), own in calls.items():  # type: ignore[misc]
+        numbers, halves = [rows[row][0] for row in own], [rows[row][1] for row in own]
+        drawn = [pictures[number] for number in numbers]
+        sample = torch.cat([inputs[number] for number in numbers])
+        residuals = None if guided is None else pictures[guided].residuals(sample, halves)
+        answer = _call(unet, drawn, halves, sample, residuals)
+        answers.update(zip(own, answer.split(1), strict=True))
+    found: list[list[Tensor]] = [[] for _ in pictures]
+    for row, (number, _) in enumerate(rows):
+        found[number].append(answers[row])
+    return [torch.cat(answer) for answer in found]
+
+
+def _call(
+    unet: Any, pictures: Sequence[Picture], halves: Sequence[Half], sample: Tensor, residuals: Residuals | None
+) -> Tensor:
+    """One call of the UNet; ``pictures`` and ``halves`` are those of its rows."""
+    guided = {}
+    if residuals is not None:
+        guided = {
+            "down_block_additional_residuals": residuals.down,
+            "mid_block_additional_residual": residuals.middle,
+        }
+    answer: Tensor = unet(
         sample,
-        picture.timestep,
-        encoder_hidden_states=told.embeddings,
-        added_cond_kwargs={"text_embeds": told.pooled, "time_ids": told.sizes},
-        timestep_cond=guidance_embedding(unet, picture.guidance),
+        torch.stack([picture.timestep.float() for picture in pictures]),
+        encoder_hidden_states=torch.cat([half.embeddings for half in halves]),
+        added_cond_kwargs={
+            "text_embeds": torch.cat([half.pooled for half in halves]),
+            "time_ids": torch.cat([half.sizes for half in halves]),
+        },
+        timestep_cond=guidance_embedding(unet, [picture.guidance for picture in pictures], sample.device),
         return_dict=False,
+        **guided,
     )[0]
-    return prediction
+    return answer
 
 
-def guidance_embedding(unet: Any, guidance: float) -> Tensor | None:
-    """What a UNet with distilled guidance is told of it (latent consistency models, arXiv 2310.04378); or ``None``."""
+def guidance_embedding(unet: Any, guidance: Sequence[float], device: torch.device) -> Tensor | None:
+    """What a UNet with distilled guidance is told of it, a row each (latent consistency models, arXiv 2310.04378); or
+    ``None``."""
     width = unet.config.time_cond_proj_dim
     if width is None:
         return None
-    scale = torch.tensor([(guidance - 1) * 1000.0])
+    scale = torch.tensor([(value - 1) * 1000.0 for value in guidance])
     embedding: Tensor = get_timestep_embedding(scale, width, downscale_freq_shift=1)
-    return embedding.to(unet.device, unet.dtype)
+    return embedding.to(device, unet.dtype)
 
 
 def denoise(unet: Any, picture: Picture) -> Iterator[int]:
-    """Yields between the steps: how many are done."""
+    """One picture alone, to its end. Yields between the steps: how many are done."""
     while not picture.done:
         before = picture.step
         # Not around the yield: the mode would leak to whoever asks for the next step.
-        with torch.inference_mode():
-            picture.advance(predict(unet, picture))
+        with torch.inference_mode(), picture.worn():
+            picture.advance(predict(unet, [picture])[0])
         if picture.step > before:
             yield picture.step

@@ -1,18 +1,21 @@
 """The loaded model: every part in its place, ready to draw."""
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.hooks import apply_group_offloading
 
 from illustrious.errors import Unavailable
 from illustrious.images import EngineOptions, Loading
+from illustrious.images.diffusion.adapters import Adapters
 from illustrious.images.diffusion.checkpoint import open_checkpoint, starter_folder
-from illustrious.images.diffusion.conditioning import TextEncoder
+from illustrious.images.diffusion.conditioner import Conditioner, TextEncoder
+from illustrious.images.diffusion.controlnet import ControlNets
 from illustrious.images.diffusion.parts import TIME_IDS, Checkpoint, latent_factor
-from illustrious.images.diffusion.placement import Placement, memory_ran_out, place
+from illustrious.images.diffusion.placement import Placement, free_memory, memory_ran_out, place
 from illustrious.images.diffusion.samplers import Sampler
 from illustrious.images.diffusion.weights import assemble
 
@@ -23,7 +26,7 @@ STARTER_NOTE = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Model:
     """``size`` is the native width and height in pixels, ``factor`` the pixels per latent along an edge."""
 
@@ -37,15 +40,58 @@ class Model:
     size: tuple[int, int]
     factor: int
     zeros_for_empty_negative: bool
+    conditioner: Conditioner = field(init=False)
+    adapters: Adapters = field(init=False)
+    controlnets: ControlNets = field(init=False)
+
+    def __post_init__(self) -> None:
+        first, second = self.text_encoders
+        self.conditioner = Conditioner(self.text_encoders, self.zeros_for_empty_negative)
+        prediction = str(self.sampler.config.get("prediction_type", "epsilon"))
+        self.adapters = Adapters(self.unet, (first.model, second.model), prediction)
+        self.controlnets = ControlNets(self.unet, self.placement, self.factor)
+        self._on_device = [[first.model, second.model], [self.vae], [self.unet]]
+
+    @property
+    def is_inpainting(self) -> bool:
+        """The UNet is told what lies around the mask, in further channels."""
+        return bool(self.unet.config.in_channels > self.unet.config.out_channels)
+
+    @property
+    def embedding_widths(self) -> tuple[int, int]:
+        """Of one token, in each text encoder."""
+        first, second = (encoder.model.config.hidden_size for encoder in self.text_encoders)
+        return first, second
+
+    def make_room(self) -> bool:
+        """From now on the next part lies in main memory, and only the layer at work on the device: first the text
+        encoders, then the VAE, last the UNet. What is computed stays the same. Returns whether there was one left."""
+        if not self.placement.can_offload or not self._on_device:
+            return False
+        for part in self._on_device.pop(0):
+            apply_group_offloading(
+                part,
+                onload_device=self.placement.device,
+                offload_device=torch.device("cpu"),
+                offload_type="leaf_level",
+            )
+        self.controlnets.forget()
+        free_memory(self.placement)
+        return True
 
 
 def load(options: EngineOptions) -> Generator[Loading, None, Model]:
-    """Load part by part, telling how far it is. Raises ``Unavailable``."""
+    """The model an engine begins with: part by part, telling how far it is. Raises ``Unavailable``."""
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     placement = place(options.device)
     yield Loading(progress=0.1)
-    checkpoint = open_checkpoint(Path(options.model) if options.model is not None else starter_folder())
+    return (yield from put_together(Path(options.model) if options.model is not None else None, placement))
+
+
+def put_together(path: Path | None, placement: Placement) -> Generator[Loading, None, Model]:
+    """The model at ``path``, or the starter, in its place. Raises ``Unavailable``."""
+    checkpoint = open_checkpoint(path or starter_folder())
     parts = (*checkpoint.text_encoders, checkpoint.vae, checkpoint.unet)
     models: list[Any] = []
     yield Loading(progress=0.2)
@@ -62,7 +108,7 @@ def load(options: EngineOptions) -> Generator[Loading, None, Model]:
         ) from error
     first, second, vae, unet = models
     _check_fit(checkpoint, first.config, second.config, vae.config, unet.config)
-    is_starter = options.model is None
+    is_starter = path is None
     return Model(
         name=STARTER_NAME if is_starter else checkpoint.name,
         note=STARTER_NOTE if is_starter else None,

@@ -1,11 +1,18 @@
-"""Where the model runs: device and dtype, and what running out of memory looks like there."""
+"""Where the model runs: device and dtype, how much memory it has, and what running out of it looks like there."""
 
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+import psutil
 import torch
 
 from illustrious.errors import Unavailable
+from illustrious.system import forget_peak_memory, peak_memory
+
+MOST_PICTURES = 16
+"""In one call of the UNet: beyond that no device gains anything."""
 
 Backend = Literal["cuda", "rocm", "mps", "cpu"]
 
@@ -15,6 +22,11 @@ class Placement:
     device: torch.device
     backend: Backend
     dtype: torch.dtype
+
+    @property
+    def can_offload(self) -> bool:
+        """There is a main memory beside the device's, which has room when that has none."""
+        return self.device.type == "cuda"
 
 
 def place(asked: str | None) -> Placement:
@@ -62,3 +74,76 @@ def free_memory(placement: Placement) -> None:
         torch.cuda.empty_cache()
     elif placement.device.type == "mps":
         torch.mps.empty_cache()
+
+
+class Memory:
+    """How many pictures fit into one call of the UNet, by what the calls before have taken.
+
+    ``limit`` in bytes is what this process may take of the device; ``None``: all there is. A *kind* of call is one
+    model, size and so on: whatever takes equally much for each picture.
+    """
+
+    def __init__(self, placement: Placement, limit: int | None = None) -> None:
+        self._placement = placement
+        self._limit = limit
+        self._taken: dict[Hashable, float] = {}
+        self._fitted: dict[Hashable, int] = {}
+        self._most: dict[Hashable, int] = {}
+
+    def room(self, kind: Hashable) -> int:
+        """How many pictures the next call may hold, at least one: no more than fit by measure into what is free now,
+        and no more than twice as many as have been seen to fit."""
+        seen = 2 * self._fitted.get(kind, 0) or 1
+        most = min(seen, self._most.get(kind, MOST_PICTURES), MOST_PICTURES)
+        taken = self._taken.get(kind, 0.0)
+        return max(1, min(most, int(self.free // taken))) if taken else most
+
+    @contextmanager
+    def measuring(self, kind: Hashable, pictures: int) -> Iterator[None]:
+        """Around a call of so many pictures. One that raises teaches nothing."""
+        if pictures <= self._fitted.get(kind, 0):
+            yield
+            return
+        before = self._begin_measuring()
+        yield
+        self._taken[kind] = max(self._taken.get(kind, 0.0), (self._peak() - before) / pictures)
+        self._fitted[kind] = pictures
+
+    def ran_out(self, kind: Hashable, pictures: int) -> None:
+        """So many were too many."""
+        self._most[kind] = max(1, pictures // 2)
+        free_memory(self._placement)
+
+    @property
+    def free(self) -> int:
+        """Bytes."""
+        device = self._placement.device
+        if device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(device)
+            # What torch has taken and not given out is free, too.
+            free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+            used = torch.cuda.memory_allocated(device)
+        elif device.type == "mps":
+            used = torch.mps.current_allocated_memory()
+            free = torch.mps.recommended_max_memory() - used
+        else:
+            free, used = psutil.virtual_memory().available, psutil.Process().memory_info().rss
+        return max(0, free if self._limit is None else min(free, self._limit - used))
+
+    def _begin_measuring(self) -> int:
+        device = self._placement.device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            return torch.cuda.memory_allocated(device)
+        if device.type == "mps":
+            return torch.mps.current_allocated_memory()
+        forget_peak_memory()
+        return psutil.Process().memory_info().rss
+
+    def _peak(self) -> int:
+        device = self._placement.device
+        if device.type == "cuda":
+            return torch.cuda.max_memory_allocated(device)
+        if device.type == "mps":
+            return torch.mps.driver_allocated_memory()
+        return peak_memory()

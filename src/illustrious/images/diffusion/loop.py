@@ -1,0 +1,284 @@
+"""The running batch: pictures of many jobs, a step at a time.
+
+Between any two calls of the UNet pictures come in, leave, or are dropped. Whose turn it is: of three turns two go to the
+picture with the fewest left, so that a short one does not wait behind long ones, and one to the oldest of the caller who
+has waited longest, so that nobody waits for ever. Others of its group join the call, as far as memory allows and, for
+exact pictures, as far as that changes no bit.
+
+What needs no UNet (the autoencoder, files) is done in one thread beside.
+"""
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from illustrious.errors import EngineFailed, InvalidRequest, StudioError, TooLarge
+from illustrious.images import Admit, Done, Event, Failed, Step
+from illustrious.images.diffusion.denoise import Picture, predict
+from illustrious.images.diffusion.draw import Aside, Surroundings, Work, draw, memory_message, total_steps
+from illustrious.images.diffusion.exact import Sharing
+from illustrious.images.diffusion.model import Model
+from illustrious.images.diffusion.placement import Memory, memory_ran_out
+from illustrious.types import ImageRequest, ImageResult, singles
+
+AT_A_TIME = 8
+"""Pictures of one job under way together."""
+
+PATIENCE = 0.005
+"""Seconds to wait for what is done aside, when there is nothing else to do, before looking at the inbox again."""
+
+ModelOf = Callable[[ImageRequest], Model]
+Preview = Callable[[Model, Picture], bytes]
+
+
+@dataclass(eq=False)
+class _Job:
+    """``requests`` are those not yet begun, with their places among the ``results``."""
+
+    id: str
+    caller: str
+    number: int
+    steps: int
+    requests: list[tuple[int, ImageRequest]]
+    results: list[ImageResult | None]
+    step: int = 0
+    strands: "list[_Strand]" = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class _Strand:
+    """One picture of a job. ``picture`` is what it waits for to be drawn; ``None``: it waits for something else."""
+
+    job: _Job
+    place: int
+    model: Model
+    work: Work
+    picture: Picture | None = None
+    is_dropped: bool = False
+
+
+class Loop:
+    """``admit``, ``cancel``, and take ``turn`` after ``turn``; ``close`` it at the end.
+
+    ``model_of`` gives the model of a request and raises ``StudioError``. Every ``preview_every`` steps a picture's
+    ``preview`` is told, 0 for never.
+    """
+
+    def __init__(
+        self,
+        model_of: ModelOf,
+        around: Surroundings,
+        memory: Memory,
+        preview: Preview,
+        preview_every: int = 0,
+    ) -> None:
+        self.sharing = Sharing()
+        self._model_of = model_of
+        self._around = around
+        self._memory = memory
+        self._preview = preview
+        self._preview_every = preview_every
+        self._jobs: dict[str, _Job] = {}
+        self._served: dict[str, int] = {}
+        self._admitted = 0
+        self._turns = 0
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix="aside")
+        self._done_aside: SimpleQueue[tuple[_Strand, Future[Any]]] = SimpleQueue()
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._jobs
+
+    def admit(self, admitted: Admit) -> None:
+        requests = singles(admitted.request)
+        self._admitted += 1
+        self._jobs[admitted.job_id] = _Job(
+            id=admitted.job_id,
+            caller=admitted.caller,
+            number=self._admitted,
+            steps=sum(map(total_steps, requests)),
+            requests=list(enumerate(requests)),
+            results=[None] * len(requests),
+        )
+
+    def cancel(self, job_id: str) -> Iterator[Failed]:
+        job = self._jobs.get(job_id)
+        if job is not None:
+            when = f"after step {job.step} of {job.steps}" if job.strands else "before it was drawn"
+            yield self._failed(job, "cancelled", f"Cancelled {when}.")
+
+    def close(self) -> None:
+        for job in list(self._jobs.values()):
+            self._drop(job)
+        self._beside.shutdown(cancel_futures=True)
+
+    def turn(self) -> Iterator[Event]:
+        """What there is to do now: take in what was done aside, begin what was admitted, one call of the UNet."""
+        yield from self._take_in(wait=not self._has_work())
+        for job in list(self._jobs.values()):
+            while job.id in self._jobs and job.requests and len(job.strands) < AT_A_TIME:
+                yield from self._begin(job)
+        drawing = self._drawing()
+        if drawing:
+            yield from self._call(self._chosen(drawing))
+
+    # --- whose turn it is --------------------------------------------------------------------------------------
+
+    def _drawing(self) -> list[_Strand]:
+        return [strand for job in self._jobs.values() for strand in job.strands if strand.picture is not None]
+
+    def _has_work(self) -> bool:
+        return any(job.requests and len(job.strands) < AT_A_TIME for job in self._jobs.values()) or any(self._drawing())
+
+    def _chosen(self, drawing: Sequence[_Strand]) -> list[_Strand]:
+        """The one whose turn it is, and then those that could join it, in the order of what they have left."""
+        self._turns += 1
+        by_length = sorted(drawing, key=lambda strand: (_left(strand), strand.job.number, strand.place))
+        first = by_length[0]
+        if self._turns % 3 == 0:
+            waiting = min((strand.job.caller for strand in drawing), key=lambda caller: self._served.get(caller, 0))
+            own = [strand for strand in drawing if strand.job.caller == waiting]
+            first = min(own, key=lambda strand: (strand.job.number, strand.place))
+        self._served[first.job.caller] = self._turns
+        group = _group(first)
+        return [first, *(strand for strand in by_length if strand is not first and _group(strand) == group)]
+
+    # --- one call of the UNet ----------------------------------------------------------------------------------
+
+    def _call(self, strands: Sequence[_Strand]) -> Iterator[Event]:
+        by_picture = {strand.picture: strand for strand in strands if strand.picture is not None}
+        try:
+            answers = self._answers(strands[0].model, list(by_picture))
+        except EngineFailed as error:
+            yield self._failed(strands[0].job, "failed", str(error))
+            return
+        for picture, answer in answers:
+            strand = by_picture[picture]
+            if strand.is_dropped:  # its job failed while this call's other answers were taken in
+                continue
+            before = picture.step
+            with torch.inference_mode():
+                picture.advance(answer)
+            if picture.step > before:
+                yield self._stepped(strand, picture)
+            if picture.done:
+                strand.picture = None
+                yield from self._go_on(strand, partial(strand.work.send, None))
+
+    def _answers(self, model: Model, pictures: Sequence[Picture]) -> Sequence[tuple[Picture, Tensor]]:
+        """The UNet's answers for the first, and for others as far as there is room. Raises ``EngineFailed``."""
+        first = pictures[0]
+        exact = bool(first.group[-1]) if isinstance(first.group, tuple) else True
+        while True:
+            together = pictures[: self._memory.room(first.group)]
+            try:
+                with torch.inference_mode(), first.worn():
+                    if exact:
+                        return self.sharing.predict(partial(self._measured, model), together)
+                    return list(zip(together, self._measured(model, together), strict=True))
+            except RuntimeError as error:
+                if not memory_ran_out(error):
+                    raise
+                self._memory.ran_out(first.group, len(together))
+                if len(together) == 1 and not model.make_room():
+                    raise EngineFailed(memory_message(model)) from error
+
+    def _measured(self, model: Model, pictures: Sequence[Picture]) -> list[Tensor]:
+        with self._memory.measuring(pictures[0].group, len(pictures)):
+            return predict(model.unet, pictures)
+
+    def _stepped(self, strand: _Strand, picture: Picture) -> Step:
+        job = strand.job
+        job.step += 1
+        preview = None
+        if self._preview_every and picture.step % self._preview_every == 0 and not picture.done:
+            preview = self._preview(strand.model, picture)
+        return Step(job_id=job.id, step=job.step, steps=job.steps, preview=preview)
+
+    # --- strands -----------------------------------------------------------------------------------------------
+
+    def _begin(self, job: _Job) -> Iterator[Event]:
+        place, request = job.requests.pop(0)
+        try:
+            model = self._model_of(request)
+        except StudioError as error:
+            yield self._refused(job, error)
+            return
+        strand = _Strand(job, place, model, draw(model, request, self._around))
+        job.strands.append(strand)
+        yield from self._go_on(strand, partial(strand.work.send, None))
+
+    def _take_in(self, wait: bool) -> Iterator[Event]:
+        """What was done aside since. With ``wait``, give it a moment."""
+        while True:
+            try:
+                strand, future = self._done_aside.get(timeout=PATIENCE) if wait else self._done_aside.get_nowait()
+            except Empty:
+                return
+            wait = False
+            if not strand.is_dropped:
+                error = future.exception()
+                go_on = partial(strand.work.throw, error) if error else partial(strand.work.send, future.result())
+                yield from self._go_on(strand, go_on)
+
+    def _go_on(self, strand: _Strand, go_on: Callable[[], Picture | Aside]) -> Iterator[Event]:
+        """Let the strand work on until it waits for something again."""
+        while True:
+            try:
+                wish = go_on()
+            except StopIteration as end:
+                yield from self._finished(strand, end.value)
+                return
+            except StudioError as error:
+                yield self._refused(strand.job, error)
+                return
+            except RuntimeError as error:
+                if not memory_ran_out(error):
+                    raise
+                yield self._failed(strand.job, "failed", memory_message(strand.model))
+                return
+            if isinstance(wish, Aside):
+                future = self._beside.submit(wish.work)
+                future.add_done_callback(lambda done: self._done_aside.put((strand, done)))
+                return
+            if not wish.done:
+                strand.picture = wish
+                return
+            go_on = partial(strand.work.send, None)  # a pass without a step
+
+    def _finished(self, strand: _Strand, result: ImageResult) -> Iterator[Event]:
+        job = strand.job
+        job.strands.remove(strand)
+        job.results[strand.place] = result
+        if not job.strands and not job.requests:
+            del self._jobs[job.id]
+            yield Done(job_id=job.id, results=tuple(result for result in job.results if result is not None))
+
+    def _refused(self, job: _Job, error: StudioError) -> Failed:
+        return self._failed(job, "invalid" if isinstance(error, InvalidRequest | TooLarge) else "failed", str(error))
+
+    def _failed(self, job: _Job, kind: Any, message: str) -> Failed:
+        self._drop(job)
+        return Failed(job_id=job.id, error=kind, message=message)
+
+    def _drop(self, job: _Job) -> None:
+        del self._jobs[job.id]
+        for strand in job.strands:
+            strand.is_dropped = True
+            strand.picture = None
+            if not strand.work.gi_running:  # else it is the one that failed, and ends by itself
+                strand.work.close()
+
+
+def _left(strand: _Strand) -> int:
+    return strand.picture.left if strand.picture is not None else 0
+
+
+def _group(strand: _Strand) -> Hashable:
+    return strand.picture.group if strand.picture is not None else None
