@@ -11,8 +11,7 @@ from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
 from illustrious.images.diffusion.checkpoint import starter_folder
-from illustrious.images.diffusion.conditioner import Conditioner, ConditioningSchedule, Half
-from illustrious.images.diffusion.conditioning import TextEncoder
+from illustrious.images.diffusion.conditioner import Conditioner, ConditioningSchedule, Half, TextEncoder
 from illustrious.types import ImageRequest
 from tests import tiny
 

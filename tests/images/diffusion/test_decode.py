@@ -10,7 +10,7 @@ from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
 from illustrious.errors import EngineFailed
-from illustrious.images.diffusion.decode import blank, decode, png
+from illustrious.images.diffusion.decode import TILE, decode, png
 from tests import tiny
 
 
@@ -66,10 +66,16 @@ def test_what_is_no_number_is_no_picture(vae: AutoencoderKL) -> None:
         decode(broken, LATENTS)
 
 
-def test_a_blank_is_a_mask_of_ones_and_grey(vae: AutoencoderKL) -> None:
-    channels = blank(vae.to(torch.float32), (24, 16))
-    assert channels.shape == (1, 5, 4, 6)
-    assert bool((channels[:, 0] == 1).all())
+def test_tiles_give_nearly_the_same_picture_and_a_warning(vae: AutoencoderKL) -> None:
+    vae.to(torch.float16).load_state_dict(tiny.Tiny().pipeline().vae.state_dict())
+    vae.to(torch.float32)
+    latents = torch.randn(1, 4, TILE + 8, TILE, generator=torch.Generator().manual_seed(2))
+    whole, (tiled, warnings) = decode(vae, latents)[0], decode(vae, latents, in_tiles=True)
+    assert tiled.size == whole.size
+    assert "tiles" in warnings[0]
+    distance = np.abs(np.asarray(whole, dtype=int) - np.asarray(tiled, dtype=int))
+    assert 0 < distance.mean() < 8  # the tiles of a random network know less of each other than those of a trained one
+    assert decode(vae, LATENTS, in_tiles=True)[1] == []  # one tile is the whole
 
 
 def test_png_keeps_every_pixel() -> None:

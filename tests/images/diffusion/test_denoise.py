@@ -10,29 +10,19 @@ from diffusers import StableDiffusionXLInpaintPipeline, StableDiffusionXLPipelin
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
 from illustrious.errors import InvalidRequest
-from illustrious.images import EngineOptions
 from illustrious.images.diffusion.checkpoint import starter_folder
-from illustrious.images.diffusion.denoise import Picture, denoise
-from illustrious.images.diffusion.draw import begin
-from illustrious.images.diffusion.model import Model, load
+from illustrious.images.diffusion.denoise import denoise, predict
+from illustrious.images.diffusion.model import Model
 from illustrious.images.diffusion.samplers import NAMES, sampler
 from illustrious.types import ImageRequest
 from tests import tiny
+from tests.images.diffusion.drawing import begun, loaded
+from tests.images.diffusion.drawing import latents as ours
 
 TOLERANCE = 1e-4
 """Largest difference, relative to the largest value."""
 
 REQUEST = ImageRequest(prompt="a red apple on a table", negative_prompt="blue", steps=6, guidance=5, seed=3)
-
-
-def loaded(path: Path) -> Model:
-    loading = load(EngineOptions(model=str(path), device="cpu"))
-    while True:
-        try:
-            next(loading)
-        except StopIteration as done:
-            model: Model = done.value
-            return model
 
 
 def reference(path: Path) -> StableDiffusionXLPipeline:
@@ -44,13 +34,6 @@ def reference(path: Path) -> StableDiffusionXLPipeline:
 @pytest.fixture(scope="module")
 def starter() -> tuple[Model, StableDiffusionXLPipeline]:
     return loaded(starter_folder()), reference(starter_folder())
-
-
-def ours(model: Model, request: ImageRequest) -> torch.Tensor:
-    picture, _ = begin(model, request, (request.width or model.size[0], request.height or model.size[1]))
-    for _ in denoise(model.unet, picture):
-        pass
-    return picture.latents
 
 
 def theirs(pipeline: Any, request: ImageRequest, **further: Any) -> torch.Tensor:
@@ -108,7 +91,7 @@ def test_every_scheduler_a_folder_may_ask_for_steps_as_in_diffusers(
     used = sampler(kind, {**model.sampler.config, "timestep_spacing": "leading"})
     pipeline.scheduler = used.scheduler()
     model = replace(model, sampler=used)
-    steps = list(denoise(model.unet, begin(model, REQUEST, model.size)[0]))
+    steps = list(denoise(model.unet, begun(model, REQUEST)))
     assert steps == list(range(1, REQUEST.steps + 1))
     # The pipeline overrides TCD's own amount of noise with 0 unless it is told the scheduler's default.
     further = {"eta": 0.3} if kind == "TCDScheduler" else {}
@@ -120,7 +103,7 @@ def test_a_step_count_that_a_sampler_cannot_take_is_the_requests_fault(
 ) -> None:
     model = replace(starter[0], sampler=sampler("LCMScheduler", starter[0].sampler.config))
     with pytest.raises(InvalidRequest, match="120 steps"):
-        begin(model, REQUEST.model_copy(update={"steps": 120}), model.size)
+        begun(model, REQUEST.model_copy(update={"steps": 120}))
 
 
 def test_an_inpainting_unet_is_told_what_diffusers_tells_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,21 +127,40 @@ def test_a_unet_with_distilled_guidance_is_told_of_it_instead_of_drawing_a_secon
     pipeline.register_modules(unet=unet)
     model = replace(model, unet=unet)
     assert_same(ours(model, REQUEST), theirs(pipeline, REQUEST))
-    assert len(begin(model, REQUEST, model.size)[0].conditioning.embeddings) == 1
+    assert len(begun(model, REQUEST).told.halves) == 1
 
 
 def test_without_guidance_the_unet_is_asked_for_one_half(starter: tuple[Model, StableDiffusionXLPipeline]) -> None:
     model, _ = starter
-    rows = {
-        guidance: begin(model, REQUEST.model_copy(update={"guidance": guidance}), model.size)[0].conditioning
-        for guidance in (1.0, 1.5)
-    }
-    assert [len(rows[1.0].embeddings), len(rows[1.5].embeddings)] == [1, 2]
+    for guidance, halves in ((1.0, 1), (1.5, 2)):
+        picture = begun(model, REQUEST.model_copy(update={"guidance": guidance}))
+        with torch.inference_mode():
+            (answer,) = predict(model.unet, [picture])
+        assert len(answer) == halves
+
+
+@pytest.mark.parametrize("checkpoint", [tiny.Tiny(), tiny.Tiny(prediction="v_prediction")], ids=["eps", "v"])
+@pytest.mark.parametrize("sampler", ["Euler", "DPM++ 2M", "Heun", "DDIM"])
+def test_the_estimate_of_a_picture_nears_it_and_is_it_at_the_end(
+    checkpoint: tiny.Tiny, sampler: str, tmp_path: Path
+) -> None:
+    model = loaded(tiny.write_single_file(tmp_path / "tiny.safetensors", checkpoint))
+    picture = begun(model, REQUEST.model_copy(update={"sampler": sampler, "steps": 8}))
+    estimates = [picture.estimate() for _ in denoise(model.unet, picture)]
+    distances = [float((estimate - picture.latents).abs().mean()) for estimate in estimates]
+    assert distances[-1] < 0.05 * distances[0]
+    assert distances[4] < distances[0]
+
+
+def test_guidance_rescale_is_diffusers(starter: tuple[Model, StableDiffusionXLPipeline]) -> None:
+    model, pipeline = starter[0], reference(starter_folder())
+    request = REQUEST.model_copy(update={"guidance_rescale": 0.7})
+    assert_same(ours(model, request), theirs(pipeline, request, guidance_rescale=0.7))
 
 
 def test_the_picture_knows_where_it_stands_between_steps(starter: tuple[Model, StableDiffusionXLPipeline]) -> None:
     model, _ = starter
-    picture: Picture = begin(model, REQUEST, model.size)[0]
+    picture = begun(model, REQUEST)
     loop = denoise(model.unet, picture)
     before = picture.latents
     assert next(loop) == picture.step == 1

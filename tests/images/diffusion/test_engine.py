@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -88,11 +89,23 @@ def test_the_smallest_and_an_oblong_picture_are_drawn(draw: Draw, single_file: P
         assert Image.open(io.BytesIO(result.image)).size == size
 
 
-def test_a_prompt_that_is_too_long_is_drawn_with_a_warning_that_names_the_lost_words(draw: Draw) -> None:
-    result = draw(None, APPLE.model_copy(update={"prompt": "apple " * 30 + "wearing Sunglasses"}))
+def test_a_prompt_of_any_length_is_drawn_whole_and_says_in_how_many_chunks(draw: Draw) -> None:
+    long = APPLE.model_copy(update={"prompt": "apple " * 30 + "wearing Sunglasses"})
+    result = draw(None, long)
     (warning,) = result.warnings
-    assert "30 tokens" in warning
-    assert "wearing Sunglasses" in warning
+    assert "2 chunks" in warning
+    shorter = draw(None, long.model_copy(update={"prompt": "apple " * 31}))
+    assert not np.array_equal(pixels(result), pixels(shorter))
+
+
+def test_several_pictures_are_those_of_the_seeds_that_follow(run: Run, draw: Draw) -> None:
+    events = run(None, APPLE.model_copy(update={"count": 3}))
+    assert [(event.step, event.steps) for event in events if isinstance(event, Step)] == [(n, 9) for n in range(1, 10)]
+    done = events[-1]
+    assert isinstance(done, Done)
+    assert [result.request.seed for result in done.results] == [42, 43, 44]
+    for result in done.results:
+        assert np.array_equal(pixels(result), pixels(draw(None, result.request)))
 
 
 def test_a_negative_prompt_without_guidance_is_drawn_with_a_warning(draw: Draw) -> None:
@@ -137,30 +150,31 @@ def test_cancel_drops_the_picture_under_way_between_two_steps_and_the_others_go_
 def test_values_that_are_no_numbers_fail_their_picture_alone(
     run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from illustrious.images.diffusion import denoise
+    from illustrious.images.diffusion import loop
 
-    honest = denoise.predict
+    honest = loop.predict
 
-    def overflowing(unet: object, picture: denoise.Picture) -> torch.Tensor:
-        return honest(unet, picture) * (torch.nan if picture.guidance == 2 else 1)
+    def overflowing(unet: object, pictures: Sequence[loop.Picture]) -> list[torch.Tensor]:
+        answers = zip(honest(unet, pictures), pictures, strict=True)
+        return [answer * (torch.nan if picture.guidance == 2 else 1) for answer, picture in answers]
 
-    monkeypatch.setattr(denoise, "predict", overflowing)
+    monkeypatch.setattr(loop, "predict", overflowing)
     events = run(folder, APPLE.model_copy(update={"guidance": 2.0}), APPLE)
     assert [(event.job_id, event.error) for event in events if isinstance(event, Failed)] == [("0", "failed")]
     assert [event.job_id for event in events if isinstance(event, Done)] == ["1"]
 
 
 def test_a_picture_that_memory_cannot_hold_fails_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from illustrious.images.diffusion import denoise
+    from illustrious.images.diffusion import loop
 
-    honest = denoise.predict
+    honest = loop.predict
 
-    def greedy(unet: object, picture: denoise.Picture) -> torch.Tensor:
-        if picture.latents.shape[-1] > 16:
+    def greedy(unet: object, pictures: Sequence[loop.Picture]) -> list[torch.Tensor]:
+        if pictures[0].latents.shape[-1] > 16:
             torch.empty(2**60)  # torch's own error, whatever its words are on this system
-        return honest(unet, picture)
+        return honest(unet, pictures)
 
-    monkeypatch.setattr(denoise, "predict", greedy)
+    monkeypatch.setattr(loop, "predict", greedy)
     events = run(None, APPLE.model_copy(update={"width": 128}), APPLE)
     (failed,) = [event for event in events if isinstance(event, Failed)]
     assert (failed.job_id, failed.error) == ("0", "failed")

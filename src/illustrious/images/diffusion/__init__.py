@@ -2,17 +2,21 @@
 
 Importing this package loads no torch: everything heavy is imported when the engine runs.
 
-``engine``        commands in, events out, one picture at a time
-``draw``          a request → steps → a picture
-``conditioning``  prompt → embeddings                ``denoise``     the loop
-``samplers``      names → which scheduler, and how   ``decode``      latents → PNG
-``schedules``     how noise levels are spaced        ``schedulers``  diffusers', and what it lacks
-``model``         the parts in memory                ``placement``   device and dtype
-``checkpoint``    a file or folder → its parts, by ``single_file`` (LDM keys) or ``folder`` (diffusers)
-``parts``         what a checkpoint holds              ``weights``     safetensors, and models built around them
-``tokenizer``     CLIP's vocabulary
-``lora``          LoRA files, their keys (``lora_keys``) and what they change (``deltas``); ``adapters`` lets them act
-``embeddings``    textual inversion                    ``controlnet``  guidance by pictures
+``engine``       commands in, events out           ``loop``          the running batch
+``draw``         one picture, request → file       ``denoise``       its steps; calls of the UNet
+``exact``        shared calls that change no bit   ``placement``     device, dtype, memory
+``samplers``     names → which scheduler, and how  ``schedulers``    diffusers', and what it lacks
+``schedules``    how noise levels are spaced
+``prompt``       the grammar; ``expand`` with ``wildcards``, ``chunks``, ``conditioner``: what the UNet is told
+``canvas``       what is drawn on, in pixels       ``edit``          the same in latents
+``encode``       pixels → latents                  ``decode``        latents → pixels
+``hires``        the second pass                   ``upscale``       upscaler models
+``outfit``       what is worn: ``adapters`` (LoRAs: ``lora``, ``lora_keys``, ``deltas``), ``controlnet``, ``tiling``
+``embeddings``   textual inversion                 ``autoencoders``  VAE files
+``stock``        names in requests → memory        ``shelf``         which models are kept warm
+``model``        the parts in memory               ``recent``        what took long to load, while there is room
+``checkpoint``   a file or folder → its ``parts``, by ``single_file`` (LDM keys) or ``folder`` (diffusers)
+``weights``      safetensors → models              ``tokenizer``     CLIP's vocabulary
 """
 
 from illustrious.images.diffusion.engine import SDXLEngine

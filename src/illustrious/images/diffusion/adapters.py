@@ -65,6 +65,12 @@ class Adapters:
             identity(path), lambda: load_lora(path, self._names, self._prediction, self._device, self._dtype, name)
         )
 
+    def forget(self) -> None:
+        """Nothing acts any more, and nothing is kept in memory."""
+        self.use(())
+        self._changes.cache_clear()
+        self._kept.clear()
+
     def use(self, loras: Loras) -> list[str]:
         """From now on exactly these act, in this order. Returns what the user should know of them."""
         if loras != self._acting:

@@ -165,6 +165,10 @@ class Conditioner:
         self._cache_entries = cache_entries
         self._names: tuple[frozenset[str], tuple[Names, Names]] = (frozenset(), (Names({}), Names({})))
 
+    def forget(self) -> None:
+        """Give the memory back."""
+        self._cache.clear()
+
     @property
     def room(self) -> int:
         """How many tokens a chunk holds, beside its start and end."""

@@ -1,8 +1,7 @@
 """Latents → pixels, and pixels → PNG."""
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,10 +10,11 @@ from torch import Tensor
 
 from illustrious.errors import EngineFailed
 
-TILE = 64
-"""Edge of a tile, in latents: what SDXL's autoencoder decodes in half a gigabyte."""
+TILE, OVERLAP = 64, 16
+"""Edge of a tile, and what two tiles share, in latents: SDXL's autoencoder decodes one in half a gigabyte."""
 
 
+@torch.inference_mode()
 def decode(vae: Any, latents: Tensor, in_tiles: bool = False) -> tuple[Image.Image, list[str]]:
     """The picture of the latents (1 × 4 × height × width), and warnings.
 
@@ -22,45 +22,25 @@ def decode(vae: Any, latents: Tensor, in_tiles: bool = False) -> tuple[Image.Ima
     float16; then the picture is decoded again in float32. Raises ``EngineFailed`` for latents or pixels that are no
     numbers.
     """
-    if not in_tiles or max(latents.shape[-2:]) <= TILE:
-        return _decoded(vae, latents)
-    with _tiled(vae):
-        image, warnings = _decoded(vae, latents)
-    return image, ["Memory was short, so the picture was decoded in tiles: colours may differ faintly.", *warnings]
-
-
-@contextmanager
-def _tiled(vae: Any) -> Iterator[None]:
-    """Inside, diffusers decodes in tiles of our size that fade into each other by a quarter."""
-    sizes = {"tile_latent_min_size": TILE, "tile_sample_min_size": TILE * 2 ** (len(vae.config.block_out_channels) - 1)}
-    before = {name: getattr(vae, name) for name in sizes}
-    vars(vae).update(sizes)
-    vae.enable_tiling()
-    try:
-        yield
-    finally:
-        vae.disable_tiling()
-        vars(vae).update(before)
-
-
-@torch.inference_mode()
-def _decoded(vae: Any, latents: Tensor) -> tuple[Image.Image, list[str]]:
     if not latents.isfinite().all():
         raise EngineFailed(
             "The model computed values that are no numbers, so there is no picture. Try another seed or guidance; if "
             "it happens with every request, the checkpoint is damaged: choose another."
         )
+    tiled = in_tiles and max(latents.shape[-2:]) > TILE
+    pixels_of = _pixels_in_tiles if tiled else _pixels
+    warnings = ["Memory was short, so the picture was decoded in tiles: colours may differ faintly."] if tiled else []
     if vae.dtype == torch.float16 and vae.config.force_upcast:
-        return _picture(_pixels_in_float32(vae, latents)), []
-    pixels = _pixels(vae, latents)
+        return _picture(_in_float32(vae, latents, pixels_of)), warnings
+    pixels = pixels_of(vae, latents)
     if pixels.isfinite().all():
-        return _picture(pixels), []
+        return _picture(pixels), warnings
     if vae.dtype != torch.float16:
         raise _no_numbers()
-    pixels = _pixels_in_float32(vae, latents)
+    pixels = _in_float32(vae, latents, pixels_of)
     if not pixels.isfinite().all():
         raise _no_numbers()
-    return _picture(pixels), ["The VAE overflowed in float16, so the picture was decoded in float32."]
+    return _picture(pixels), [*warnings, "The VAE overflowed in float16, so the picture was decoded in float32."]
 
 
 def _no_numbers() -> EngineFailed:
@@ -82,11 +62,42 @@ def _pixels(vae: Any, latents: Tensor) -> Tensor:
     return pixels
 
 
-def _pixels_in_float32(vae: Any, latents: Tensor) -> Tensor:
+def _pixels_in_tiles(vae: Any, latents: Tensor) -> Tensor:
+    """The same, of tiles that fade into each other where they overlap.
+
+    diffusers' own tiling of ``AutoencoderTiny`` counts on eight pixels to a latent, which not all have.
+    """
+    height, width = latents.shape[-2:]
+    whole = weights = latents.new_zeros(())
+    for top in _starts(height):
+        for left in _starts(width):
+            tile = _pixels(vae, latents[..., top : top + TILE, left : left + TILE]).float()
+            scale = tile.shape[-1] // min(TILE, width)
+            if not whole.ndim:
+                whole, weights = (tile.new_zeros(1, rows, height * scale, width * scale) for rows in (3, 1))
+            share = _fading(tile.shape[-2], scale).to(tile)[:, None] * _fading(tile.shape[-1], scale).to(tile)
+            place = (..., slice(top * scale, (top + TILE) * scale), slice(left * scale, (left + TILE) * scale))
+            whole[place] += tile * share
+            weights[place] += share
+    return whole / weights
+
+
+def _starts(length: int) -> list[int]:
+    """Where tiles begin that cover ``length``; the last one ends with it."""
+    return [*range(0, max(length - TILE, 0), TILE - OVERLAP), max(length - TILE, 0)]
+
+
+def _fading(length: int, scale: int) -> Tensor:
+    """Weights along an edge of a tile: rising over the overlap at both ends, never 0."""
+    ramp = (torch.arange(length) + 0.5) / (OVERLAP * scale)
+    return torch.minimum(ramp, ramp.flip(0)).clamp(max=1)
+
+
+def _in_float32(vae: Any, latents: Tensor, pixels_of: Callable[[Any, Tensor], Tensor]) -> Tensor:
     """The way there and back loses nothing: every float16 is a float32."""
     dtype = vae.dtype
     try:
-        return _pixels(vae.to(torch.float32), latents)
+        return pixels_of(vae.to(torch.float32), latents)
     finally:
         vae.to(dtype)
 

@@ -45,7 +45,8 @@ class Picture:
 
     ``noise`` is what it begins with, ``start`` what it is drawn over; with less than full strength fewer than the
     ``steps`` asked for are drawn. A *turn* is one call of the UNet: samplers of second order take two a step.
-    ``rescale`` is guidance rescale. Pictures of one ``group`` may share a call; ``worn`` is what must be around it.
+    ``rescale`` is guidance rescale. Pictures of one ``group`` may share a call, ``exact`` ones where that changes no
+    bit; ``worn`` is what must be around it.
     Raises ``InvalidRequest`` when the scheduler cannot take so many steps.
     """
 
@@ -61,6 +62,7 @@ class Picture:
         start: Start | None = None,
         control: Control | None = None,
         group: Hashable = None,
+        exact: bool = True,
         worn: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         start = start or Start()
@@ -79,6 +81,7 @@ class Picture:
         self.guidance = guidance
         self.control = control
         self.group = group
+        self.exact = exact
         self.worn = worn
         self.step = 0
         self.steps = steps - first // scheduler.order
@@ -156,13 +159,15 @@ class Picture:
         seen, prediction = self._answer.seen, self._answer.prediction
         signal = self._scheduler.alphas_cumprod[int(self._answer.timestep.round())].to(seen)
         alpha, sigma = signal.sqrt(), (1 - signal).sqrt()
+        estimate: Tensor
         match self._scheduler.config.prediction_type:
             case "v_prediction":
-                return alpha * seen - sigma * prediction
+                estimate = alpha * seen - sigma * prediction
             case "sample":
-                return prediction
+                estimate = prediction
             case _:
-                return (seen - sigma * prediction) / alpha
+                estimate = (seen - sigma * prediction) / alpha
+        return estimate
 
 
 def rescaled(guided: Tensor, positive: Tensor, share: float) -> Tensor:
@@ -181,17 +186,17 @@ def predict(unet: Any, pictures: Sequence[Picture]) -> list[Tensor]:
     """
     rows = [(number, half) for number, picture in enumerate(pictures) for half in picture.told.halves]
     inputs = [picture.input().to(unet.dtype) for picture in pictures]
-    calls: dict[Hashable, list[int]] = defaultdict(list)
+    calls: dict[tuple[int, int | None], list[int]] = defaultdict(list)
     for row, (number, half) in enumerate(rows):
         calls[half.embeddings.shape[1], None if pictures[number].control is None else number].append(row)
     answers: dict[int, Tensor] = {}
-    for (_, guided), own in calls.items():  # type: ignore[misc]
+    for (_, guided), own in calls.items():
         numbers, halves = [rows[row][0] for row in own], [rows[row][1] for row in own]
         drawn = [pictures[number] for number in numbers]
         sample = torch.cat([inputs[number] for number in numbers])
         residuals = None if guided is None else pictures[guided].residuals(sample, halves)
         answer = _call(unet, drawn, halves, sample, residuals)
-        answers.update(zip(own, answer.split(1), strict=True))
+        answers.update(zip(own, torch.chunk(answer, len(own)), strict=True))
     found: list[list[Tensor]] = [[] for _ in pictures]
     for row, (number, _) in enumerate(rows):
         found[number].append(answers[row])

@@ -5,8 +5,7 @@ loop can take many through at once.
 """
 
 from collections.abc import Callable, Generator
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -58,7 +57,7 @@ class Surroundings:
     vae: Callable[[Model, str], Any]
     upscaler: Callable[[Model, str], Upscaler]
     embeddings: Callable[[Model], EmbeddingLookup | None]
-    wildcards: Wildcards
+    wildcards: Callable[[], Wildcards]
     max_pixels: int
 
 
@@ -71,8 +70,11 @@ def total_steps(request: ImageRequest) -> int:
 
 
 def draw(model: Model, request: ImageRequest, around: Surroundings) -> Work:
-    """The picture of a request for one. Raises ``InvalidRequest``, ``TooLarge``, ``EngineFailed``, ``StorageFailed``."""
-    drawn, warnings = expand(request, around.wildcards)
+    """The picture of a request for one.
+
+    Raises ``InvalidRequest``, ``TooLarge``, ``EngineFailed``, ``StorageFailed``.
+    """
+    drawn, warnings = expand(request, around.wildcards())
     sampler, unfit = choose(model.sampler, drawn.sampler, drawn.schedule)
     canvas = lay_out(drawn, model.size, around.max_pixels)
     for size in (canvas.size, canvas.result_size):
@@ -187,6 +189,7 @@ class _Passes:
                 lambda: self._outfit.control(request, canvas, self._around.find, self._around.max_pixels)
             ),
             group=(id(model), shape, self._outfit.key, request.exact),
+            exact=request.exact,
             worn=self._outfit.worn,
         )
         yield picture
@@ -215,6 +218,7 @@ class _Passes:
 
     def _decoded(self, latents: Tensor) -> Generator[Aside, Any, Image.Image]:
         """Whole; or, where memory does not suffice, in tiles."""
+        image: Image.Image
         try:
             image, warnings = yield self._beside(partial(decode, self._vae, latents))
         except RuntimeError as error:
@@ -237,7 +241,7 @@ class _Passes:
 
     def _beside(self, work: Callable[[], Value]) -> Aside:
         def worn() -> Value:
-            with self._outfit.worn_by(self._vae) if self._outfit.axes != "none" else nullcontext():
+            with self._outfit.worn_by(self._vae):
                 return work()
 
         return Aside(worn)

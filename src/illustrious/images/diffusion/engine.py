@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from illustrious.errors import EngineFailed, InvalidRequest, Unavailable
+from illustrious.catalog.library import Library
+from illustrious.errors import Unavailable
 from illustrious.images import (
     Admit,
     Cancel,
-    Done,
     EngineOptions,
     Event,
-    Failed,
     Inbox,
     Loading,
     Ready,
-    Step,
     Stop,
     Unloadable,
 )
 from illustrious.registry import registered
-from illustrious.types import ImageResult
 
 if TYPE_CHECKING:
+    from illustrious.images.diffusion.loop import Loop
     from illustrious.images.diffusion.model import Model
+
+CAPACITY = 8
+"""Jobs under way at a time: enough to fill the calls of the UNet, few enough to leave the rest to the queue."""
 
 
 @registered("sdxl")
@@ -54,63 +55,43 @@ class SDXLEngine:
             device=str(model.placement.device),
             backend=model.placement.backend,
             dtype=str(model.placement.dtype).removeprefix("torch."),
+            capacity=CAPACITY,
             width=model.size[0],
             height=model.size[1],
             note=model.note,
             versions=versions(),
         )
-        yield from self._serve(model, inbox)
-
-    def _serve(self, model: Model, inbox: Inbox) -> Iterator[Event]:
-        """One turn at a time: the next command if there is one, else one step of the picture under way."""
-        waiting: deque[Admit] = deque()
-        drawing: tuple[str, Iterator[Event]] | None = None
-        while True:
-            match inbox.get(wait=not waiting and drawing is None):
-                case Stop():
-                    return
-                case Admit() as job:
-                    waiting.append(job)
-                case Cancel(job_id=job_id):
-                    if drawing is not None and drawing[0] == job_id:
-                        drawing = None
-                        yield Failed(job_id=job_id, error="cancelled", message="Cancelled while it was drawn.")
-                    for job in [job for job in waiting if job.job_id == job_id]:
-                        waiting.remove(job)
-                        yield Failed(job_id=job_id, error="cancelled", message="Cancelled before it was drawn.")
-                case None:
-                    if drawing is None:
-                        job = waiting.popleft()
-                        drawing = job.job_id, self._draw(model, job)
-                    event = next(drawing[1], None)
-                    if event is None:
-                        drawing = None
-                    else:
-                        yield event
-
-    def _draw(self, model: Model, job: Admit) -> Iterator[Event]:
-        from illustrious.images.diffusion.draw import draw
-        from illustrious.images.diffusion.placement import free_memory, memory_ran_out
-
+        loop = _loop(model, self._options)
         try:
-            for news in draw(model, job.request, self._options.max_pixels):
-                if isinstance(news, ImageResult):
-                    yield Done(job_id=job.job_id, results=(news,))
-                else:
-                    yield Step(job_id=job.job_id, step=news, steps=job.request.steps)
-        except InvalidRequest as error:
-            yield Failed(job_id=job.job_id, error="invalid", message=str(error))
-        except EngineFailed as error:
-            yield Failed(job_id=job.job_id, error="failed", message=str(error))
-        except RuntimeError as error:
-            if not memory_ran_out(error):
-                raise
-            free_memory(model.placement)
-            yield Failed(
-                job_id=job.job_id,
-                error="failed",
-                message=f"The memory of {model.placement.device} ran out. Ask for a smaller picture.",
-            )
+            yield from _serve(loop, inbox)
+        finally:
+            loop.close()
+
+
+def _serve(loop: Loop, inbox: Inbox) -> Iterator[Event]:
+    """Commands first, then the next turn."""
+    while True:
+        match inbox.get(wait=loop.is_idle):
+            case Stop():
+                return
+            case Admit() as job:
+                loop.admit(job)
+            case Cancel(job_id=job_id):
+                yield from loop.cancel(job_id)
+            case None:
+                yield from loop.turn()
+
+
+def _loop(model: Model, options: EngineOptions) -> Loop:
+    """Everything wired together: the models and files that requests name, and the memory they share."""
+    from illustrious.images.diffusion.loop import Loop
+    from illustrious.images.diffusion.placement import Memory
+    from illustrious.images.diffusion.stock import Stock
+
+    memory = Memory(model.placement, options.memory_limit)
+    own = None if options.model is None else Path(options.model)
+    stock = Stock(Library(options.models_dirs, options.model), model, own, memory)
+    return Loop(stock.model_of, stock.surroundings(options.max_pixels), memory, stock.preview, options.preview_every)
 
 
 def versions() -> dict[str, str]:

@@ -1,14 +1,14 @@
 """The running batch: pictures of many jobs, a step at a time.
 
-Between any two calls of the UNet pictures come in, leave, or are dropped. Whose turn it is: of three turns two go to the
-picture with the fewest left, so that a short one does not wait behind long ones, and one to the oldest of the caller who
-has waited longest, so that nobody waits for ever. Others of its group join the call, as far as memory allows and, for
-exact pictures, as far as that changes no bit.
+Between any two calls of the UNet pictures come in, leave, or are dropped. Whose turn it is: of three turns two go to
+the picture with the fewest left, so that a short one does not wait behind long ones, and one to the oldest of the
+caller who has waited longest, so that nobody waits for ever. Others of its group join the call, as far as memory allows
+and, for exact pictures, as far as that changes no bit.
 
 What needs no UNet (the autoencoder, files) is done in one thread beside.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,8 +33,9 @@ AT_A_TIME = 8
 PATIENCE = 0.005
 """Seconds to wait for what is done aside, when there is nothing else to do, before looking at the inbox again."""
 
-ModelOf = Callable[[ImageRequest], Model]
-Preview = Callable[[Model, Picture], bytes]
+ModelOf = Callable[[ImageRequest, Collection[Model]], Model | None]
+"""The model of a request; ``None`` when there is no room for it beside those at work. Raises ``StudioError``."""
+Preview = Callable[[Model, Picture], bytes | None]
 
 
 @dataclass(eq=False)
@@ -66,8 +67,7 @@ class _Strand:
 class Loop:
     """``admit``, ``cancel``, and take ``turn`` after ``turn``; ``close`` it at the end.
 
-    ``model_of`` gives the model of a request and raises ``StudioError``. Every ``preview_every`` steps a picture's
-    ``preview`` is told, 0 for never.
+    Every ``preview_every`` steps a picture's ``preview`` is told, 0 for never.
     """
 
     def __init__(
@@ -121,9 +121,7 @@ class Loop:
     def turn(self) -> Iterator[Event]:
         """What there is to do now: take in what was done aside, begin what was admitted, one call of the UNet."""
         yield from self._take_in(wait=not self._has_work())
-        for job in list(self._jobs.values()):
-            while job.id in self._jobs and job.requests and len(job.strands) < AT_A_TIME:
-                yield from self._begin(job)
+        yield from self._begin_all()
         drawing = self._drawing()
         if drawing:
             yield from self._call(self._chosen(drawing))
@@ -134,7 +132,12 @@ class Loop:
         return [strand for job in self._jobs.values() for strand in job.strands if strand.picture is not None]
 
     def _has_work(self) -> bool:
-        return any(job.requests and len(job.strands) < AT_A_TIME for job in self._jobs.values()) or any(self._drawing())
+        """Something other than waiting for what is done aside. What waits for room for a model waits for that, too."""
+        return any(self._drawing()) or not any(job.strands for job in self._jobs.values())
+
+    @staticmethod
+    def _has_more(job: _Job) -> bool:
+        return bool(job.requests) and len(job.strands) < AT_A_TIME
 
     def _chosen(self, drawing: Sequence[_Strand]) -> list[_Strand]:
         """The one whose turn it is, and then those that could join it, in the order of what they have left."""
@@ -174,12 +177,11 @@ class Loop:
     def _answers(self, model: Model, pictures: Sequence[Picture]) -> Sequence[tuple[Picture, Tensor]]:
         """The UNet's answers for the first, and for others as far as there is room. Raises ``EngineFailed``."""
         first = pictures[0]
-        exact = bool(first.group[-1]) if isinstance(first.group, tuple) else True
         while True:
             together = pictures[: self._memory.room(first.group)]
             try:
                 with torch.inference_mode(), first.worn():
-                    if exact:
+                    if first.exact:
                         return self.sharing.predict(partial(self._measured, model), together)
                     return list(zip(together, self._measured(model, together), strict=True))
             except RuntimeError as error:
@@ -203,13 +205,23 @@ class Loop:
 
     # --- strands -----------------------------------------------------------------------------------------------
 
-    def _begin(self, job: _Job) -> Iterator[Event]:
-        place, request = job.requests.pop(0)
-        try:
-            model = self._model_of(request)
-        except StudioError as error:
-            yield self._refused(job, error)
-            return
+    def _begin_all(self) -> Iterator[Event]:
+        """In the order they came: whoever waits for room for a model is not overtaken."""
+        for job in list(self._jobs.values()):
+            while job.id in self._jobs and self._has_more(job):
+                place, request = job.requests[0]
+                busy = {strand.model for other in self._jobs.values() for strand in other.strands}
+                try:
+                    model = self._model_of(request, busy)
+                except StudioError as error:
+                    yield self._refused(job, error)
+                    return
+                if model is None:
+                    return
+                del job.requests[0]
+                yield from self._begin(job, place, request, model)
+
+    def _begin(self, job: _Job, place: int, request: ImageRequest, model: Model) -> Iterator[Event]:
         strand = _Strand(job, place, model, draw(model, request, self._around))
         job.strands.append(strand)
         yield from self._go_on(strand, partial(strand.work.send, None))
@@ -272,8 +284,7 @@ class Loop:
         for strand in job.strands:
             strand.is_dropped = True
             strand.picture = None
-            if not strand.work.gi_running:  # else it is the one that failed, and ends by itself
-                strand.work.close()
+            strand.work.close()
 
 
 def _left(strand: _Strand) -> int:

@@ -63,6 +63,35 @@ class Model:
         first, second = (encoder.model.config.hidden_size for encoder in self.text_encoders)
         return first, second
 
+    @property
+    def bytes(self) -> int:
+        """Of all its weights."""
+        return sum(tensor.nbytes for part in self._parts for tensor in part.state_dict().values())
+
+    @property
+    def is_whole(self) -> bool:
+        """No part of it had to leave the device yet."""
+        return len(self._on_device) == 3
+
+    @property
+    def _parts(self) -> tuple[Any, ...]:
+        first, second = self.text_encoders
+        return first.model, second.model, self.vae, self.unet
+
+    def to_main_memory(self) -> None:
+        """Out of the device's, for another model. What was loaded for it is loaded again when it is asked for."""
+        self.adapters.forget()
+        self.controlnets.forget()
+        self.conditioner.forget()
+        self._move(torch.device("cpu"))
+
+    def to_device(self) -> None:
+        self._move(self.placement.device)
+
+    def _move(self, device: torch.device) -> None:
+        for part in self._parts:
+            part.to(device)
+
     def make_room(self) -> bool:
         """From now on the next part lies in main memory, and only the layer at work on the device: first the text
         encoders, then the VAE, last the UNet. What is computed stays the same. Returns whether there was one left."""

@@ -86,7 +86,9 @@ class Outfit:
         if not guides:
             return None
 
-        def control(sample: Tensor, timestep: Tensor, halves: Sequence[Half], turn: int, turns: int) -> Residuals | None:
+        def control(
+            sample: Tensor, timestep: Tensor, halves: Sequence[Half], turn: int, turns: int
+        ) -> Residuals | None:
             embeddings, pooled, sizes = (
                 torch.cat([getattr(half, name) for half in halves]) for name in ("embeddings", "pooled", "sizes")
             )
