@@ -1,15 +1,10 @@
-"""What the durable queue costs: ``python benchmarks/queue.py [--url postgresql+psycopg://…]``.
+"""What the durable queue costs: ``python benchmarks/jobs.py [--url postgresql+psycopg://…]``.
 
 Clients submit a job, wait until it is done, and submit the next; the performer does nothing. Every job is three durable
 steps (submit, claim, finish). The baseline is what the database's own driver commits in the same place at the same
 durability: one connection, one row of the same size in each transaction. Both are measured in turns, and the ratio of
 each turn is printed with its median and range. 100 % would be a whole job for every transaction of the baseline.
 """
-
-import sys
-
-if not __package__:
-    sys.path.pop(0)  # this folder, whose queue.py would hide the standard library's
 
 import argparse
 import asyncio
