@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import io
 import json
 import os
 import signal
@@ -9,10 +10,11 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
+from illustrious.api.sse import stream
 from illustrious.app import create_app
 from illustrious.errors import Unavailable
-from illustrious.jobs.events import Event
 from illustrious.service import Studio
 from illustrious.settings import Settings
 
@@ -119,16 +121,15 @@ def parse(text: str) -> list[dict[str, Any]]:
     return [{**event, "data": json.loads(event["data"])} for event in fields]
 
 
-async def test_a_preview_crosses_as_base64(http: httpx.AsyncClient) -> None:
-    from illustrious.api.sse import written
-
-    (event,) = parse(written(Event(5, "preview", {"image": b"\xff\x00"})).decode())
-    assert event == {"id": "5", "event": "preview", "data": {"image": "/wA="}}
+async def test_previews_come_as_base64_while_it_is_drawn(http: httpx.AsyncClient) -> None:
+    job_id = (await http.post("/jobs", json=LONG)).json()["id"]
+    events = parse((await http.get(f"/jobs/{job_id}/events")).text)
+    previews = [base64.b64decode(event["data"]["image"]) for event in events if event["event"] == "preview"]
+    assert previews
+    assert {Image.open(io.BytesIO(preview)).format for preview in previews} == {"WEBP"}
 
 
 async def test_a_silent_stream_shows_that_it_lives() -> None:
-    from illustrious.api.sse import stream
-
     async def silent() -> Any:
         await asyncio.Event().wait()
         yield

@@ -36,6 +36,18 @@ async def test_a_request_waits_for_the_model_and_the_picture_is_the_engines_own(
     assert (worker.state, worker.capacity) == ("idle", 1)
 
 
+@pytest.mark.parametrize(("every", "previewed"), [(2, [2, 4]), (0, [])])
+async def test_previews_come_as_often_as_asked_for(every: int, previewed: list[int]) -> None:
+    worker = ImageWorker("fake", EngineOptions(preview_every=every))
+    await worker.start()
+    seen: list[Step] = []
+    try:
+        await worker.draw(REQUEST, seen.append)
+    finally:
+        await worker.close()
+    assert [step.step for step in seen if step.preview is not None] == previewed
+
+
 def test_pictures_and_previews_cross_as_bytes() -> None:
     for event in (
         Done(job_id="1", results=draw_all(REQUEST.model_copy(update={"count": 2}))),

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 from collections.abc import Generator, Iterator
+from typing import Literal
 
 from PIL import Image
 
@@ -65,7 +66,9 @@ class FakeEngine:
                     for other in [other for other in waiting if other.job_id == command.job_id]:
                         waiting.remove(other)
                         yield Failed(job_id=other.job_id, error="cancelled", message="Cancelled before it was drawn.")
-            yield Step(job_id=job.job_id, step=step, steps=steps)
+            every = self._options.preview_every
+            preview = file(pattern(job.request), "WEBP") if every and step % every == 0 else None
+            yield Step(job_id=job.job_id, step=step, steps=steps, preview=preview)
         yield Done(job_id=job.job_id, results=draw_all(job.request))
         return True
 
@@ -75,13 +78,26 @@ def draw_all(request: ImageRequest) -> tuple[ImageResult, ...]:
 
 
 def draw(request: ImageRequest) -> ImageResult:
-    """The picture of a request: an 8×8 pattern of colours, drawn from its digest, enlarged to the size asked for."""
-    width, height = request.width or NATIVE_SIZE, request.height or NATIVE_SIZE
-    model = request.model or "fake"
-    used = request.model_copy(update={"width": width, "height": height, "model": model, "sampler": "none"})
-    matters = {name: value for name, value in told(used).items() if name not in LEAVES_THE_PICTURE and value != ""}
-    pattern = hashlib.shake_256(json.dumps(matters).encode()).digest(8 * 8 * 3)
-    image = Image.frombytes("RGB", (8, 8), pattern).resize((width, height), Image.Resampling.NEAREST)
+    """The picture of a request: its pattern, enlarged to the size asked for."""
+    used = _as_drawn(request)
+    assert used.width and used.height
+    image = pattern(request).resize((used.width, used.height), Image.Resampling.NEAREST)
+    return ImageResult(image=file(image, "PNG"), request=used, model="fake", sampler="none")
+
+
+def pattern(request: ImageRequest) -> Image.Image:
+    """8×8 colours, drawn from the digest of the request."""
+    fields = told(_as_drawn(request)).items()
+    matters = {name: value for name, value in fields if name not in LEAVES_THE_PICTURE and value != ""}
+    return Image.frombytes("RGB", (8, 8), hashlib.shake_256(json.dumps(matters).encode()).digest(8 * 8 * 3))
+
+
+def file(image: Image.Image, format: Literal["PNG", "WEBP"]) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return ImageResult(image=buffer.getvalue(), request=used, model=model, sampler="none")
+    image.save(buffer, format)
+    return buffer.getvalue()
+
+
+def _as_drawn(request: ImageRequest) -> ImageRequest:
+    size = {"width": request.width or NATIVE_SIZE, "height": request.height or NATIVE_SIZE}
+    return request.model_copy(update={**size, "model": "fake", "sampler": "none"})

@@ -1,0 +1,70 @@
+"""What a picture under way looks like, at next to no cost: one linear map from a latent's channels to a colour.
+
+A VAE's latents are close to a small picture in other colours, so the colour of each is nearly a weighted sum of its
+channels. The weights are the VAE's own: the first preview has it decode one chart of random patches, and fits them by
+least squares. So every family, and every VAE in its place, has the map that suits it.
+"""
+
+import io
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, interpolate
+
+from illustrious.images.diffusion.decode import decode
+
+LARGEST = 128
+"""Pixels along an edge; of larger latents every second or third is shown."""
+
+QUALITY = 70
+
+CHART, PATCH = 32, 4
+"""Latents along an edge of the chart, and of its patches. A patch is flat, so that its middle decodes to one colour."""
+
+
+class Previewer:
+    """The previews of one VAE (a diffusers ``AutoencoderKL`` in its place). Make one for each VAE that is loaded; it
+    costs nothing until it is first asked."""
+
+    def __init__(self, vae: Any) -> None:
+        self._vae = vae
+        self._map: Tensor | None = None
+
+    @torch.inference_mode()
+    def preview(self, latents: Tensor) -> bytes:
+        """A small WebP file of the picture that these latents stand for, a pixel for each latent.
+
+        ``latents`` are 1 × channels × height × width as the UNet sees them, on any device: the estimate of the clean
+        picture that the sampler makes at each step (x₀; diffusers calls it ``pred_original_sample``), for what is still
+        noisy shows noise. Raises ``EngineFailed`` the first time, when the VAE computes values that are no numbers.
+        """
+        if self._map is None:
+            self._map = fit(self._vae)
+        stride = -(-max(latents.shape[-2:]) // LARGEST)
+        small = latents[0, :, ::stride, ::stride].float()
+        weights = self._map.to(small.device)
+        colours = torch.tensordot(weights[:-1].T, small, dims=1) + weights[-1].view(3, 1, 1)
+        levels = (colours.nan_to_num() * 127.5 + 127.5).clamp(0, 255).to(torch.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(levels.permute(1, 2, 0).cpu().numpy()).save(buffer, "WEBP", quality=QUALITY, method=0)
+        return buffer.getvalue()
+
+
+def fit(vae: Any) -> Tensor:
+    """The map from latents to colours −1 … 1: (channels + 1) × 3, its last row the bias. Raises ``EngineFailed``.
+
+    Scaled latents of pictures have a deviation of 1 (that is what the scaling factor is for), so the chart has, too.
+    """
+    generator = torch.Generator().manual_seed(0)  # the same map each time
+    patches = torch.randn(1, vae.config.latent_channels, CHART // PATCH, CHART // PATCH, generator=generator)
+    chart = interpolate(patches, size=(CHART, CHART), mode="nearest")
+    picture, _ = decode(vae, chart.to(vae.device))
+    colours = torch.from_numpy(np.array(picture, dtype=np.float32)).permute(2, 0, 1)[None] / 127.5 - 1
+    targets = avg_pool2d(colours, picture.width // CHART)
+    samples = torch.cat([chart, torch.ones(1, 1, CHART, CHART)], dim=1)
+    rows = [values.flatten(2)[0].T for values in (samples, targets)]
+    solution: Tensor = torch.linalg.lstsq(rows[0], rows[1]).solution
+    return solution
