@@ -60,6 +60,18 @@ def test_the_whole_answer_has_what_the_picture_was_made_of(studio: IllustriousAI
     assert any("colour" in warning for warning in answer["warnings"])
 
 
+def test_a_picture_is_followed_step_by_step(studio: IllustriousAIClient) -> None:
+    seen: list[tuple[int, int]] = []
+    answer = studio.draw("a castle", lambda step, steps: seen.append((step, steps)), seed=7, steps=5, colour="red")
+    assert seen == sorted(seen) and seen[-1] == (5, 5)
+    plain = studio.generate("a castle", seed=7, steps=10, colour="red")
+    assert set(answer) == set(plain) - {"success", "images"}
+    assert Image.open(io.BytesIO(answer["image"])).size == (answer["width"], answer["height"])
+    assert (answer["seed"], answer["message"], answer["warnings"]) == (7, plain["message"], plain["warnings"])
+    with pytest.raises(RequestRefused, match="steps"):
+        studio.draw("a castle", print, steps=151)
+
+
 def test_a_conversation_remembers_by_its_session(studio: IllustriousAIClient) -> None:
     first = studio.chat("hello", session_id="client test", temperature=0.5, max_tokens=20)
     second = studio.chat("and again", session_id="client test")
@@ -172,6 +184,24 @@ def test_every_kind_of_failure_has_its_type_and_the_servers_words(status: int, k
         with pytest.raises(kind) as failed:
             client.generate_image("a cat")
         assert (str(failed.value), failed.value.status, failed.value.retry_after) == (words, status, None)
+
+
+@pytest.mark.parametrize(
+    ("events", "kind", "words"),
+    [
+        (b'event: error\ndata: {"kind": "EngineFailed", "message": "Why."}\n\n', GenerationFailed, "Why."),
+        (b'event: error\ndata: {"kind": "Unavailable", "message": "Why."}\n\n', ModelUnavailable, "Why."),
+        (b'event: state\ndata: {"state": "cancelled", "attempts": 1}\n\n', GenerationFailed, "cancelled"),
+    ],
+)
+def test_the_end_of_a_job_without_a_picture_is_told(events: bytes, kind: type[ClientError], words: str) -> None:
+    answers = iter([(202, {}, b'{"id": "1", "warnings": []}'), (200, {}, events)])
+    with (
+        Scripted(lambda: next(answers)) as server,
+        IllustriousAIClient(server.url) as client,
+        pytest.raises(kind, match=words),
+    ):
+        client.draw("a cat", print)
 
 
 @pytest.mark.parametrize(("header", "seconds"), [("7", 7.0), ("1.5", 1.5), ("Wed, 21 Oct 2037 07:28:00 GMT", None)])

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import webbrowser
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -179,9 +180,10 @@ def generate(
                     f"A studio runs at {address(settings)} with a model of its own. Leave --model and --fake out to "
                     "draw with that one, or stop it first."
                 )
-            with Progress(SpinnerColumn(), TextColumn("Drawing …"), console=err, transient=True) as progress:
-                progress.add_task("draw", total=None)
-                answer = client.generate(prompt, **wishes)
+            with drawing_bar() as advance:
+                while client.check_status()["backends"]["image"]["loading"]:
+                    time.sleep(0.5)
+                answer = client.draw(prompt, advance, **wishes)
             data, message, warnings = answer["image"], answer["message"], answer.get("warnings", [])
         else:
             data, message, warnings = asyncio.run(draw_here(settings, prompt, wishes))
@@ -189,6 +191,15 @@ def generate(
     for warning in warnings:
         err.print(f"⚠️  {warning}", markup=False)
     out.print(f"{message} → {output}", markup=False)
+
+
+@contextlib.contextmanager
+def drawing_bar() -> Iterator[Callable[[int, int], None]]:
+    """A progress bar, and what to tell the steps; until the first of them it only moves."""
+    columns = (SpinnerColumn(), TextColumn("Drawing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        task = progress.add_task("draw", total=None)
+        yield lambda step, steps: progress.update(task, completed=step, total=steps)
 
 
 async def draw_here(settings: Settings, prompt: str, wishes: dict[str, Any]) -> tuple[bytes, str, tuple[str, ...]]:
@@ -203,20 +214,17 @@ async def draw_here(settings: Settings, prompt: str, wishes: dict[str, Any]) -> 
         problem = error.errors(include_url=False, include_input=False)[0]
         raise StudioError(f"--{problem['loc'][0]}: {problem['msg']}") from error
 
-    columns = (TextColumn("Drawing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-
     async def draw(studio: Studio) -> Drawn:
-        with Progress(*columns, console=err, transient=True) as progress:
-            task = progress.add_task("draw", total=request.steps)
+        with drawing_bar() as advance:
 
-            async def advance(job_id: str) -> None:
+            async def follow(job_id: str) -> None:
                 async for event in studio.runner.follow(job_id):
                     if event.name == "step":
-                        progress.update(task, completed=event.data["step"], total=event.data["steps"])
+                        advance(event.data["step"], event.data["steps"])
 
             following: list[asyncio.Task[None]] = []
             drawn = await studio.generate(
-                request, Asker(owner="cli"), lambda job: following.append(asyncio.create_task(advance(job.id)))
+                request, Asker(owner="cli"), lambda job: following.append(asyncio.create_task(follow(job.id)))
             )
             for task_ in following:
                 task_.cancel()

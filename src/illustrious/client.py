@@ -12,7 +12,9 @@ with the server's own words.
 import base64
 import io
 import ipaddress
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -26,6 +28,9 @@ CONNECT_TIMEOUT = 5.0
 
 STATUS_TIMEOUT = 10.0
 """Seconds for ``/status``, which answers in milliseconds whatever the studio is doing."""
+
+EVENT_TIMEOUT = 60.0
+"""Seconds without a sign of life after which a job is followed no more; the studio gives one every 15."""
 
 PICTURE_STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"RIFF")
 """How the formats begin that the studio reads by itself: PNG, JPEG, GIF, WebP."""
@@ -147,6 +152,27 @@ class IllustriousAIClient:
             raise self._unexpected("no picture is in its answer") from error
         return answer
 
+    def draw(self, prompt: str, on_step: Callable[[int, int], None], **kwargs: Any) -> dict[str, Any]:
+        """Like :meth:`generate`, as a job: ``on_step(step, steps)`` is told of the steps while they are taken.
+        ``kwargs`` are fields of ``/jobs``, whose ranges are wider. Waits as long as the studio gives signs of life."""
+        job = self._ask("POST", "/jobs", self._timeout, {"prompt": prompt, **kwargs})
+        for event, data in self._events(f"/jobs/{job['id']}/events"):
+            if event == "step":
+                on_step(data["step"], data["steps"])
+            elif event == "error":
+                raise (ModelUnavailable if data["kind"] == "Unavailable" else GenerationFailed)(data["message"])
+            elif event == "result":
+                picture = data["images"][0]
+                with self._told(self._timeout):
+                    file = self._http.get(picture["url"])
+                if not file.is_success:
+                    raise self._refusal(file)
+                about = {name: picture[name] for name in ("seed", "width", "height", "model")}
+                return {**about, "image_id": picture["id"], "image_url": picture["url"], "image": file.content,
+                        "message": f"✅ Image generated successfully! Seed: {picture['seed']}",
+                        "warnings": [*job["warnings"], *data["warnings"]]}  # fmt: skip
+        raise GenerationFailed("The picture was cancelled. Ask for it again if it is still wanted.")
+
     def chat(self, message: str, session_id: str = "default", **kwargs: Any) -> dict[str, Any]:
         """Say something within a session; returns ``response``, ``session_id`` and, where ``message`` began with
         ``#generate``, the picture in ``image_base64``. ``kwargs`` are ``temperature``, ``max_tokens``, …"""
@@ -164,8 +190,31 @@ class IllustriousAIClient:
             raise self._unexpected("no analysis is in its answer") from error
 
     def _ask(self, method: str, path: str, limit: float | None, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        try:
+        with self._told(limit):
             response = self._http.request(method, path, json=body, timeout=self._within(limit))
+        if not response.is_success:
+            raise self._refusal(response)
+        return self._json_object(response)
+
+    def _events(self, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Server-sent events, name and data, until the stream ends."""
+        with self._told(EVENT_TIMEOUT), self._http.stream("GET", path, timeout=self._within(EVENT_TIMEOUT)) as response:
+            if not response.is_success:
+                response.read()
+                raise self._refusal(response)
+            name = ""
+            for line in response.iter_lines():
+                field, _, value = line.partition(": ")
+                if field == "event":
+                    name = value
+                elif field == "data":
+                    yield name, json.loads(value)
+
+    @contextmanager
+    def _told(self, limit: float | None) -> Iterator[None]:
+        """What happens to a connection, in words."""
+        try:
+            yield
         except httpx.ConnectTimeout as error:
             raise StudioUnreachable(self._nobody("does not take the connection")) from error
         except httpx.ConnectError as error:
@@ -180,9 +229,6 @@ class IllustriousAIClient:
                 f"The connection to {self.base_url} broke ({error or type(error).__name__}). "
                 "Look whether the studio is still running, then try again."
             ) from error
-        if not response.is_success:
-            raise self._refusal(response)
-        return self._json_object(response)
 
     def _refusal(self, response: httpx.Response) -> ClientError:
         status, wait = response.status_code, _retry_after(response.headers)

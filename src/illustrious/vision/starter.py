@@ -29,6 +29,10 @@ UNANSWERED = (
     "This is a basic analysis: no vision model is connected, so free questions cannot be answered. "
     "What can be measured:"
 )
+NOTE = (
+    "This is a basic analysis, no vision model connected: objects it knows, colours, light, composition. To have "
+    "questions answered install Ollama and a model that sees (`ollama pull llama3.2-vision`)."
+)
 REMEDY = "For real answers, install a vision model in Ollama (for example `ollama pull llama3.2-vision`)."
 
 DESCRIPTION = re.compile(
@@ -66,7 +70,7 @@ class StarterAnalyzer:
             available=True,
             model="starter",
             device="cpu",
-            note="basic analysis, no vision model connected: objects it knows, colours, light, composition",
+            note=NOTE,
             vision=True,
             pid=self._classifier.pid,
         )
