@@ -400,6 +400,14 @@ def test_every_file_of_a_tree_exists(name: str) -> None:
                 folders[indent + 2] = path
 
 
+def test_the_architecture_leaves_no_file_out() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    package = ROOT / "src" / "illustrious"
+    folders = [package, *(package / name for name in ("api", "chat", "vision", "jobs", "images", "images/diffusion"))]
+    files = [file for folder in folders for file in folder.glob("*.py") if not file.name.startswith("__")]
+    assert [str(file.relative_to(package)) for file in files if file.name not in text] == []
+
+
 @pytest.mark.parametrize("document", [*DOCUMENTS, CONTRACT], ids=lambda path: path.name)
 def test_documents_are_utf8_with_plain_line_ends(document: Path) -> None:
     data = document.read_bytes()
