@@ -68,8 +68,8 @@ def accelerator() -> str:
 def torch_index(kind: str, timeout: float = 4.0) -> "str | None":
     """The package index with torch's build for `kind`; None means the default index.
 
-    That is also the answer, after a short wait, where the other cannot be reached. The default index carries CUDA
-    for Linux, Metal for macOS, and for Windows the CPU alone.
+    That is also the answer, after a short wait, where the other cannot be reached or has not our version. The default
+    index carries CUDA for Linux, Metal for macOS, and for Windows the CPU alone.
     """
     if kind == "mps" or (kind == "cuda" and sys.platform == "linux"):
         return None
@@ -77,10 +77,11 @@ def torch_index(kind: str, timeout: float = 4.0) -> "str | None":
         return None
     index = f"{TORCH_INDEX}/{ {'cuda': 'cu130', 'rocm': 'rocm7.1', 'cpu': 'cpu'}[kind] }"
     try:
-        with urllib.request.urlopen(f"{index}/torch/", timeout=timeout):
-            return index
+        with urllib.request.urlopen(f"{index}/torch/", timeout=timeout) as page:
+            listed = page.read().decode(errors="replace")
     except (urllib.error.URLError, OSError):
         return None
+    return index if pinned_torch().replace("==", "-") in listed else None
 
 
 def pip(*arguments: str) -> None:

@@ -173,9 +173,43 @@ def test_which_build_of_torch(
     bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch, kind: str, platform: str, index: str | None
 ) -> None:
     monkeypatch.setattr(bootstrap.sys, "platform", platform)
-    with there() as address:
+    version = bootstrap.pinned_torch().removeprefix("torch==")
+    with there(f"torch-{version}%2Bbuild-cp311-cp311-linux_x86_64.whl") as address:
         monkeypatch.setattr(bootstrap, "TORCH_INDEX", address)
         assert bootstrap.torch_index(kind) == (f"{address}/{index}" if index else None)
+
+
+def test_an_index_without_our_version_is_left(bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    with there("torch-2.0.0%2Bcu118-cp311-cp311-win_amd64.whl") as address:
+        monkeypatch.setattr(bootstrap, "TORCH_INDEX", address)
+        assert bootstrap.torch_index("rocm") is None
+
+
+@pytest.mark.parametrize(
+    ("platform", "tools", "devices", "kind"),
+    [
+        ("darwin", (), (), "mps"),
+        ("linux", ("nvidia-smi",), (), "cuda"),
+        ("win32", ("nvidia-smi",), (), "cuda"),
+        ("linux", (), ("/proc/driver/nvidia/version",), "cuda"),
+        ("linux", ("rocminfo",), (), "rocm"),
+        ("linux", (), ("/dev/kfd",), "rocm"),
+        ("linux", (), (), "cpu"),
+        ("win32", (), (), "cpu"),
+    ],
+)
+def test_the_build_is_that_of_the_driver_that_is_there(
+    bootstrap: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    platform: str,
+    tools: tuple[str, ...],
+    devices: tuple[str, ...],
+    kind: str,
+) -> None:
+    monkeypatch.setattr(bootstrap.sys, "platform", platform)
+    monkeypatch.setattr(bootstrap.shutil, "which", lambda tool: tool if tool in tools else None)
+    monkeypatch.setattr(bootstrap.Path, "exists", lambda path: path.as_posix() in devices)
+    assert bootstrap.accelerator() == kind
 
 
 def test_an_index_that_cannot_be_reached_is_left_quietly_and_soon(
@@ -188,13 +222,19 @@ def test_an_index_that_cannot_be_reached_is_left_quietly_and_soon(
 
 
 class there:
-    """A package index that is there."""
+    """A package index that is there, and lists one file."""
+
+    def __init__(self, file: str) -> None:
+        self.page = f'<a href="{file}">a wheel</a>'.encode()
 
     def __enter__(self) -> str:
+        page = self.page
+
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 self.send_response(200)
                 self.end_headers()
+                self.wfile.write(page)
 
             def log_message(self, *_: object) -> None: ...
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import subprocess
 import sys
 from contextlib import closing
@@ -47,6 +48,19 @@ def test_a_console_that_is_not_utf8_does_not_crash() -> None:
     console.write("✅ done")
     console.flush()
     assert console.buffer.getvalue() == b"? done"  # type: ignore[attr-defined]
+
+
+ONLY_SOMEWHERE = re.compile(
+    r"\b(?:os\.(?:name|fork\w*|spawn\w+|kill\w*|waitpid|setsid|uname|nice|chown|mkfifo|O_NOFOLLOW|[gs]ete?[ug]id)|"
+    r"sys\.platform|platform\.system|signal\.SIG(?!INT|TERM|_)\w+|multiprocessing|"
+    r"import (?:fcntl|pwd|grp|resource|termios|msvcrt|winreg))\b"
+)
+
+
+def test_operating_systems_are_told_apart_in_one_module_alone() -> None:
+    package = Path(system.__file__).parent
+    found = {file.name for file in package.rglob("*.py") if ONLY_SOMEWHERE.search(file.read_text(encoding="utf-8"))}
+    assert found == {"system.py"}
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
