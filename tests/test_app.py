@@ -1,5 +1,6 @@
 """What the settings say reaches the parts, and the server process stays small: what is heavy lives in children."""
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -35,6 +36,22 @@ async def running(folder: Path, **settings: Any) -> AsyncIterator[Studio]:
         await studio.start(draw=False)
         yield studio
         await studio.close()
+
+
+async def test_each_device_has_a_worker_and_they_draw_at_the_same_time(tmp_path: Path) -> None:
+    async with running(tmp_path, devices=("cpu", "cpu")) as studio:
+        long = APPLE.model_copy(update={"steps": 150, "width": 1024, "height": 1024})
+        drawing = asyncio.gather(*(studio.generate(long, Asker()) for _ in range(2)))
+        both = False
+        while not drawing.done():
+            both = both or [worker.state for worker in studio.workers] == ["drawing"] * 2
+            await asyncio.sleep(0)
+        images = [process for process in studio.processes() if process.kind == "image"]
+        assert both
+        assert len({process.pid for process in images}) == 2
+        assert [(process.id, process.device) for process in images] == [("image-0", "cpu"), ("image-1", "cpu")]
+        first, second = await drawing
+        assert first.job_id != second.job_id
 
 
 async def test_a_studio_on_postgresql_draws_finds_and_keeps_others_out(postgresql: str, tmp_path: Path) -> None:

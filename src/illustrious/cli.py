@@ -111,8 +111,7 @@ def serve(
                 out.print("⚠️  Nobody is asked for a key (--no-auth): whoever reaches this address can use the studio.")
             if open_browser:
                 webbrowser.open(url)
-            with contextlib.suppress(StudioError):
-                await studio.workers[0].wait_until_loaded()
+            await show_loading(studio.workers[0])
             await asyncio.gather(studio.chat_backend.refresh(), studio.vision.refresh())
             print_backends({name: status.model_dump() for name, status in studio.backends().items()})
             out.print("   Ctrl-C stops it.")
@@ -131,6 +130,18 @@ def serve(
             signal.signal(stop, signal.SIG_IGN)
         asyncio.run(run())
     out.print("Stopped.")
+
+
+async def show_loading(worker: Any) -> None:
+    """How far the image model has loaded, on a terminal, until it is there or it is known that it never will be."""
+    loaded = asyncio.ensure_future(worker.wait_until_loaded())
+    try:
+        with out.status("Loading the image model …") as shown:
+            while not (await asyncio.wait({loaded}, timeout=0.2))[0]:
+                shown.update(f"Loading the image model … {worker.loading_progress or 0:.0%}")
+    finally:
+        loaded.cancel()
+        await asyncio.gather(loaded, return_exceptions=True)  # what is wrong stands in the backend's reason
 
 
 @contextlib.contextmanager
@@ -445,7 +456,8 @@ def print_backends(backends: dict[str, dict[str, Any]]) -> None:
             if found.get("note"):
                 out.print(f"            {found['note']}", markup=False)
         elif found["loading"]:
-            out.print(f" ⏳ {name:<7} is loading", markup=False)
+            progress = found.get("progress")
+            out.print(f" ⏳ {name:<7} is loading{'' if progress is None else f', {progress:.0%}'}", markup=False)
         else:
             out.print(f" ❌ {name:<7} {found.get('reason') or 'is not there'}", markup=False)
 

@@ -254,6 +254,7 @@ class Studio:
                 device=worker.ready.device if worker.ready else None,
                 state=worker.state,
                 model=worker.ready.model if worker.ready else None,
+                progress=worker.loading_progress,
                 rss=worker.memory.rss,
                 vram=worker.memory.vram,
                 restarts=worker.deaths,

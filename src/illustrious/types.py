@@ -225,11 +225,13 @@ class Analysis(Noun):
 
 
 class BackendStatus(Noun):
-    """What one backend can do now. ``reason`` says why not, with the remedy, when not available."""
+    """What one backend can do now. ``reason`` says why not, with the remedy, when not available. ``progress`` is how
+    far it has loaded, 0 … 1, where that is known."""
 
     name: str
     available: bool
     loading: bool = False
+    progress: float | None = None
     model: str | None = None
     device: str | None = None
     note: str | None = None
@@ -240,7 +242,7 @@ class BackendStatus(Noun):
 
 
 class WorkerProcess(Noun):
-    """A child process. Memory in bytes, ``vram`` that of its GPU."""
+    """A child process. Memory in bytes, ``vram`` that of its GPU; ``progress`` of its loading, 0 … 1."""
 
     id: str
     kind: Literal["image", "chat", "vision"]
@@ -248,6 +250,7 @@ class WorkerProcess(Noun):
     device: str | None
     state: str
     model: str | None
+    progress: float | None = None
     rss: int
     vram: int = 0
     restarts: int = 0

@@ -268,6 +268,19 @@ async def test_workers_are_listed(http: httpx.AsyncClient) -> None:
     os.kill(image["pid"], 0)
 
 
+async def test_what_is_loading_is_told_until_it_is_ready(http: httpx.AsyncClient, studio: Studio) -> None:
+    assert (await http.get("/health/live")).status_code == 200
+    await studio.workers[0].start()
+    loading = await http.get("/health/ready")
+    assert (loading.status_code, "image (0%)" in loading.text) == (503, True)
+    listed = (await http.get("/workers")).json()["workers"][0]
+    assert (listed["state"], listed["progress"]) == ("loading", 0.0)
+    await studio.workers[0].wait_until_loaded()
+    assert (await http.get("/health/ready")).status_code == 200
+    listed = (await http.get("/workers")).json()["workers"][0]
+    assert (listed["state"], listed["progress"]) == ("idle", None)
+
+
 async def test_a_model_that_will_never_load_refuses_jobs_with_the_reason(
     http: httpx.AsyncClient, studio: Studio
 ) -> None:

@@ -63,13 +63,18 @@ def send(worker: ImageWorker, what: signal.Signals) -> None:
     os.kill(worker.pid, what)
 
 
-async def test_all_who_wait_hear_of_the_death_and_the_next_picture_is_drawn(worker: ImageWorker) -> None:
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("what", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT], ids=lambda what: what.name)
+async def test_all_who_wait_hear_of_the_death_and_the_next_picture_is_drawn(
+    worker: ImageWorker, what: signal.Signals
+) -> None:
+    """Killed for memory, by a fault of its own, or by a failed assertion, as those of CUDA."""
     await worker.wait_until_loaded()
     first = worker.pid
 
     def kill(step: Step) -> None:
         if worker.pid == first:
-            send(worker, signal.SIGKILL)
+            send(worker, what)
 
     ends = await asyncio.gather(*(worker.draw(LONG, kill) for _ in range(3)), return_exceptions=True)
     assert [type(end) for end in ends] == [WorkerDied] * 3
@@ -88,6 +93,21 @@ async def test_a_child_that_hangs_is_killed(limits: dict[str, float]) -> None:
         assert await worker.draw(REQUEST) == draw_all(REQUEST)
     finally:
         await worker.close()
+
+
+async def test_it_tells_how_far_the_model_has_loaded() -> None:
+    worker = ImageWorker("sdxl", EngineOptions(device="cpu", threads=1))
+    told: set[float | None] = set()
+    await worker.start()
+    loaded = asyncio.create_task(worker.wait_until_loaded())
+    try:
+        while not loaded.done():
+            told.add(worker.status().progress)
+            await asyncio.sleep(0)
+        assert worker.status().progress is None
+    finally:
+        await worker.close()
+    assert {0.0, 0.1, 0.2} < told
 
 
 async def test_it_tells_the_memory_its_child_takes(worker: ImageWorker) -> None:

@@ -17,7 +17,11 @@ async def live() -> dict[str, str]:
 @router.get("/ready")
 async def ready(studio: TheStudio) -> JSONResponse:
     """200 once nothing is loading any more, 503 before."""
-    loading = [name for name, status in studio.backends().items() if status.loading]
+    loading = [
+        f"{name} ({status.progress:.0%})" if status.progress is not None else name
+        for name, status in studio.backends().items()
+        if status.loading
+    ]
     if loading:
         return JSONResponse({"detail": f"Still loading: {', '.join(loading)}. Ask again in a moment."}, 503)
     return JSONResponse({"status": "ready"})

@@ -17,6 +17,7 @@ class WorkerAnswer(BaseModel):
     device: str | None
     state: str
     model: str | None
+    progress: float | None = Field(None, description="How far its model has loaded, 0 to 1; null while it does not.")
     rss: int = Field(description="Bytes of main memory; 0 while no process runs.")
     vram: int = Field(0, description="Bytes of its GPU's memory.")
     restarts: int = 0

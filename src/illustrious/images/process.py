@@ -153,8 +153,9 @@ class ImageWorker:
         return self._ready
 
     @property
-    def loading_progress(self) -> float:
-        return self._loading
+    def loading_progress(self) -> float | None:
+        """From 0 to 1; ``None`` while it does not load."""
+        return self._loading if self.state in ("loading", "restarting") else None
 
     @property
     def capacity(self) -> int:
@@ -177,6 +178,7 @@ class ImageWorker:
             name=self.engine,
             available=ready is not None,
             loading=self.state in ("loading", "restarting"),
+            progress=self.loading_progress,
             model=ready.model if ready else None,
             device=ready.device if ready else None,
             note=ready.note if ready else None,
@@ -255,6 +257,7 @@ class ImageWorker:
                 self._environment,
             )
             self._child = child
+            self._loading = 0.0
             watching = asyncio.create_task(self._watch(child))
             try:
                 child.start()
