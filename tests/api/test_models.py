@@ -1,5 +1,6 @@
 """Models by name over HTTP: an edge that knows what lies in the folders."""
 
+import os
 from pathlib import Path
 
 import httpx
@@ -86,3 +87,24 @@ async def test_what_cannot_be_drawn_with_says_why(http: httpx.AsyncClient, tmp_p
     assert "a model of Stable Diffusion 1" in cards["old"]["problem"]
     assert "damaged or incomplete" in cards["broken"]["problem"]
     assert cards["old"]["capabilities"] == cards["broken"]["capabilities"] == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are Unicode there")
+async def test_a_name_that_is_no_utf_8_is_listed_and_never_the_default(http: httpx.AsyncClient, tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "models" / "checkpoints"
+    write_header(folder / os.fsdecode(b"caf\xe9.safetensors"), SDXL)
+    cards = {card["id"]: card for card in (await http.get("/models")).json()["image"]}
+    assert "Rename it" in cards["caf?"]["problem"]
+    answer = await http.post("/jobs", json={"prompt": "a cat", "model": "caf?"})
+    assert (answer.status_code, "Rename it" in answer.text) == (422, True)
+
+
+async def test_a_file_replaced_while_it_runs_is_another_model(http: httpx.AsyncClient, tmp_path: Path) -> None:
+    file = write_header(tmp_path / "data" / "models" / "checkpoints" / "mine.safetensors", SD1)
+    ask = {"prompt": "a cat", "model": "mine", "steps": 1, "width": 64, "height": 64}
+    assert (await http.post("/jobs", json=ask)).status_code == 422
+    write_header(file.with_name("next"), SDXL, {"modelspec.title": "A Pony mix"}).replace(file)
+    accepted = await http.post("/jobs", json=ask)
+    assert accepted.status_code == 202
+    job = (await http.get(f"/jobs/{accepted.json()['id']}")).json()
+    assert job["request"]["prompt_prefix"].startswith("score_9")

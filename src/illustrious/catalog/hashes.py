@@ -19,9 +19,9 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from illustrious.catalog.identify import readable
 from illustrious.catalog.library import Entry
 from illustrious.catalog.safetensors_header import LONGEST
-from illustrious.catalog.scan import readable
 from illustrious.types import Noun
 
 log = logging.getLogger(__name__)

@@ -20,6 +20,8 @@ LARGEST_EMBEDDING = 2_000_000
 
 def identify(path: Path) -> Identity:
     """Never raises: what is damaged or not there says so in ``problem``."""
+    if readable(str(path)) != str(path):
+        return Identity(problem=f"The name {readable(str(path))} is not UTF-8 and cannot be written down. Rename it.")
     try:
         if path.is_dir():
             return of_folder(path)
@@ -30,6 +32,11 @@ def identify(path: Path) -> Identity:
         return Identity(problem=str(error))
     except OSError as error:
         return Identity(problem=f"{path} cannot be read ({error.strerror}). Check the file and its permissions.")
+
+
+def readable(name: str) -> str:
+    """The name of a file with a question mark for what is no UTF-8, so that it can be written down anywhere."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def _of_suffix(path: Path) -> Identity:

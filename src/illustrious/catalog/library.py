@@ -123,17 +123,20 @@ class Library:
         """What the file says it is; read again when it was replaced. Never raises."""
         if entry == self._builtin:
             return identify(entry.path).model_copy(update={"family": "starter", "sure": "certain"})
-        stamp = (_stamp(entry.path / MARKS["checkpoint"]), _stamp(entry.path), _stamp(entry.path.parent))
-        known = self._identities.get(entry.path)
+        return self._identified(entry.path)
+
+    def _identified(self, path: Path) -> Identity:
+        stamp = (_stamp(path / MARKS["checkpoint"]), _stamp(path), _stamp(path.parent))
+        known = self._identities.get(path)
         if known is None or known[0] != stamp:
-            known = stamp, identify(entry.path)
-            self._identities[entry.path] = known
+            known = stamp, identify(path)
+            self._identities[path] = known
         return known[1]
 
     def _shelf(self, kind: Kind) -> "_Shelf":
         shelf = self._shelves.get(kind)
         if shelf is None or not shelf.scan.fresh:
-            shelf = _Shelf(Scan(kind, self.roots), self._builtin)
+            shelf = _Shelf(Scan(kind, self.roots, self._identified), self._builtin)
             self._shelves[kind] = shelf
         return shelf
 

@@ -9,7 +9,10 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import ConfigDict, Field, NonNegativeInt, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from illustrious.errors import Unavailable
 
@@ -17,8 +20,7 @@ LONGEST = 100_000_000
 """Bytes of header beyond which the format's own library refuses a file."""
 
 
-@dataclass(frozen=True)
-class TensorInfo:
+class TensorInfo(NamedTuple):
     """``dtype`` in the format's words: ``F16``, ``BF16``, ``F32``, …"""
 
     dtype: str
@@ -76,19 +78,29 @@ def read_header(path: Path) -> Header:
     return Header(tensors, {str(key): str(value) for key, value in metadata.items()}, 8 + length)
 
 
+class _Entry(TypedDict):
+    dtype: str
+    shape: list[NonNegativeInt]
+    data_offsets: Annotated[list[NonNegativeInt], Field(min_length=2, max_length=2)]
+
+
+_entries = TypeAdapter(dict[str, _Entry], config=ConfigDict(strict=True))
+
+
 def _tensors(path: Path, content: dict[str, Any]) -> tuple[dict[str, TensorInfo], int]:
     """All of them, and where the last one ends, in bytes after the header."""
-    tensors, end = {}, 0
-    for name, entry in content.items():
-        match entry:
-            case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(stop)]} if (
-                0 <= start <= stop and all(isinstance(length, int) and length >= 0 for length in shape)
-            ):
-                tensors[name] = TensorInfo(dtype, tuple(shape))
-                end = max(end, stop)
-            case _:
-                raise _damaged(path, f"its header does not describe the tensor {name!r}")
-    return tensors, end
+    try:
+        entries = _entries.validate_python(content)
+    except ValidationError as error:
+        name = error.errors(include_url=False, include_input=False)[0]["loc"][0]
+        raise _damaged(path, f"its header does not describe the tensor {name!r}") from error
+    end = 0
+    for name, entry in entries.items():
+        start, stop = entry["data_offsets"]
+        if stop < start:
+            raise _damaged(path, f"its header does not describe the tensor {name!r}")
+        end = max(end, stop)
+    return {name: TensorInfo(entry["dtype"], tuple(entry["shape"])) for name, entry in entries.items()}, end
 
 
 def _damaged(path: Path, how: str) -> Unavailable:

@@ -7,10 +7,11 @@ heap: there every file tells by its header what it is.
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from illustrious.catalog.identify import identify
+from illustrious.catalog.identify import identify, readable
+from illustrious.catalog.identity import Identity
 from illustrious.catalog.kinds import FOLDERS, MARKS, SUFFIXES, Kind
 
 SETTLED = 2_000_000_000
@@ -24,11 +25,13 @@ class Scan:
     """Everything of one kind in the roots, found at once when this is made.
 
     ``found`` is path below the folder of the kind (with ``/`` and suffix) → file or diffusers folder; of two of the
-    same path, the one of the earlier root. ``problems`` are folders that cannot be read, in words.
+    same path, the one of the earlier root. ``problems`` are folders that cannot be read, in words. ``identified`` tells
+    what a file in a heap is.
     """
 
-    def __init__(self, kind: Kind, roots: Iterable[Path]) -> None:
+    def __init__(self, kind: Kind, roots: Iterable[Path], identified: Callable[[Path], Identity] = identify) -> None:
         self.kind = kind
+        self._identified = identified
         self.found: dict[str, Path] = {}
         self.problems: list[str] = []
         self._began = time.time_ns()
@@ -79,7 +82,7 @@ class Scan:
             return False
         if holds == "checkpoint":
             return (self.kind == "vae") == (BESIDE_CHECKPOINTS in file.name.lower())
-        return holds == self.kind or identify(file).kind == self.kind
+        return holds == self.kind or self._identified(file).kind == self.kind
 
     def _enters(self, folder: Path) -> bool:
         """Whether this is the first time: links are followed, but into no folder twice."""
@@ -121,8 +124,3 @@ def _changed(folder: Path) -> int:
         return folder.stat().st_mtime_ns
     except OSError:
         return -1
-
-
-def readable(name: str) -> str:
-    """The name with what is no UTF-8 replaced, so that it can be written anywhere."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
