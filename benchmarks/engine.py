@@ -246,9 +246,8 @@ def memory(bench: Bench) -> None:
         before = psutil.Process().memory_info().rss
         forget_peak_memory()
         work(bench.request())
-        print(
-            f"peak memory, {title}: {peak_memory() / 2**20:.0f} MB, {(peak_memory() - before) / 2**20:.0f} MB more than at rest"
-        )
+        more = (peak_memory() - before) / 2**20
+        print(f"peak memory, {title}: {peak_memory() / 2**20:.0f} MB, {more:.0f} MB more than at rest")
 
 
 def starter() -> Model:

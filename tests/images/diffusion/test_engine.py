@@ -98,6 +98,25 @@ def test_a_prompt_of_any_length_is_drawn_whole_and_says_in_how_many_chunks(draw:
     assert not np.array_equal(pixels(result), pixels(shorter))
 
 
+def test_previews_come_now_and_then_and_near_the_picture(run: Run) -> None:
+    events = run(None, APPLE.model_copy(update={"steps": 20}), preview_every=6)
+    previews = [(event.step, event.preview) for event in events if isinstance(event, Step) and event.preview]
+    assert [step for step, _ in previews] == [6, 12, 18]
+    done = events[-1]
+    assert isinstance(done, Done)
+    end = Image.open(io.BytesIO(done.results[0].image))
+    shown = [Image.open(io.BytesIO(preview)).convert("RGB") for _, preview in previews]
+    assert {image.format for image in map(Image.open, map(io.BytesIO, (preview for _, preview in previews)))} == {
+        "WEBP"
+    }
+    distances = [np.abs(np.asarray(end.resize(image.size), int) - np.asarray(image, int)).mean() for image in shown]
+    assert distances == sorted(distances, reverse=True)
+    assert distances[-1] < 25
+    (last,) = [event for event in run(None, APPLE, preview_every=0) if isinstance(event, Done)]
+    (same,) = [event for event in run(None, APPLE, preview_every=1) if isinstance(event, Done)]
+    assert last.results[0].image == same.results[0].image
+
+
 def test_several_pictures_are_those_of_the_seeds_that_follow(run: Run, draw: Draw) -> None:
     events = run(None, APPLE.model_copy(update={"count": 3}))
     assert [(event.step, event.steps) for event in events if isinstance(event, Step)] == [(n, 9) for n in range(1, 10)]

@@ -13,6 +13,7 @@ Importing this package loads no torch: everything heavy is imported when the eng
 ``hires``        the second pass                   ``upscale``       upscaler models
 ``outfit``       what is worn: ``adapters`` (LoRAs: ``lora``, ``lora_keys``, ``deltas``), ``controlnet``, ``tiling``
 ``embeddings``   textual inversion                 ``autoencoders``  VAE files
+``preview``      what it looks like so far
 ``stock``        names in requests → memory        ``shelf``         which models are kept warm
 ``model``        the parts in memory               ``recent``        what took long to load, while there is room
 ``checkpoint``   a file or folder → its ``parts``, by ``single_file`` (LDM keys) or ``folder`` (diffusers)

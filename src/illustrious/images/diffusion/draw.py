@@ -51,13 +51,17 @@ Work = Generator[Picture | Aside, Any, ImageResult]
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What requests name: files by kind and name, autoencoders and upscalers by name, learned words, wildcards."""
+    """What requests name: files by kind and name, autoencoders and upscalers by name, learned words, wildcards.
+
+    ``prepare`` is done aside before a model's first picture.
+    """
 
     find: Find
     vae: Callable[[Model, str], Any]
     upscaler: Callable[[Model, str], Upscaler]
     embeddings: Callable[[Model], EmbeddingLookup | None]
     wildcards: Callable[[], Wildcards]
+    prepare: Callable[[Model], Callable[[], None] | None]
     max_pixels: int
 
 
@@ -83,6 +87,8 @@ def draw(model: Model, request: ImageRequest, around: Surroundings) -> Work:
     outfit, unmatched = dress(model, drawn, around.find)
     passes = _Passes(model, drawn, sampler, outfit, vae, around)
     passes.warnings += [*warnings, *unfit, *canvas.warnings, *unmatched]
+    if canvas.draws and (preparation := around.prepare(model)) is not None:
+        yield Aside(preparation)
     if canvas.draws:
         image = yield from passes.draw(canvas)
     else:

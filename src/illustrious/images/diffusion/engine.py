@@ -90,7 +90,8 @@ def _loop(model: Model, options: EngineOptions) -> Loop:
 
     memory = Memory(model.placement, options.memory_limit)
     own = None if options.model is None else Path(options.model)
-    stock = Stock(Library(options.models_dirs, options.model), model, own, memory)
+    library = Library(options.models_dirs, options.model)
+    stock = Stock(library, model, own, memory, with_previews=options.preview_every > 0)
     return Loop(stock.model_of, stock.surroundings(options.max_pixels), memory, stock.preview, options.preview_every)
 
 

@@ -1,8 +1,8 @@
 """What a picture under way looks like, at next to no cost: one linear map from a latent's channels to a colour.
 
 A VAE's latents are close to a small picture in other colours, so the colour of each is nearly a weighted sum of its
-channels. The weights are the VAE's own: the first preview has it decode one chart of random patches, and fits them by
-least squares. So every family, and every VAE in its place, has the map that suits it.
+channels. The weights are the VAE's own: it decodes one chart of random patches, and they are fitted by least squares.
+So every family, and every VAE in its place, has the map that suits it.
 """
 
 import io
@@ -26,12 +26,11 @@ CHART, PATCH = 32, 4
 
 
 class Previewer:
-    """The previews of one VAE (a diffusers ``AutoencoderKL`` in its place). Make one for each VAE that is loaded; it
-    costs nothing until it is first asked."""
+    """The previews of one VAE (a diffusers ``AutoencoderKL`` in its place). Making one has it decode a small chart.
+    Raises ``EngineFailed`` when the VAE computes values that are no numbers."""
 
     def __init__(self, vae: Any) -> None:
-        self._vae = vae
-        self._map: Tensor | None = None
+        self._map = fit(vae)
 
     @torch.inference_mode()
     def preview(self, latents: Tensor) -> bytes:
@@ -39,10 +38,8 @@ class Previewer:
 
         ``latents`` are 1 × channels × height × width as the UNet sees them, on any device: the estimate of the clean
         picture that the sampler makes at each step (x₀; diffusers calls it ``pred_original_sample``), for what is still
-        noisy shows noise. Raises ``EngineFailed`` the first time, when the VAE computes values that are no numbers.
+        noisy shows noise.
         """
-        if self._map is None:
-            self._map = fit(self._vae)
         stride = -(-max(latents.shape[-2:]) // LARGEST)
         small = latents[0, :, ::stride, ::stride].float()
         weights = self._map.to(small.device)

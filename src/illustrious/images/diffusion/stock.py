@@ -1,18 +1,21 @@
 """What requests name, from the user's folders into memory: models, LoRAs, autoencoders, upscalers, words, wildcards."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from illustrious.catalog.kinds import Kind
 from illustrious.catalog.library import STARTER, Library
-from illustrious.errors import InvalidRequest, Unavailable
+from illustrious.errors import EngineFailed, InvalidRequest, Unavailable
 from illustrious.images.diffusion.autoencoders import Autoencoders
 from illustrious.images.diffusion.denoise import Picture
 from illustrious.images.diffusion.draw import Surroundings
 from illustrious.images.diffusion.embeddings import Embeddings
 from illustrious.images.diffusion.model import Model
 from illustrious.images.diffusion.placement import Memory
+from illustrious.images.diffusion.preview import Previewer
 from illustrious.images.diffusion.recent import Recent
 from illustrious.images.diffusion.shelf import Shelf
 from illustrious.images.diffusion.upscale import Upscaler
@@ -27,7 +30,9 @@ UPSCALERS = 512 * 2**20
 class Stock:
     """``first`` is the model that is loaded already, from ``path`` (``None``: the starter): for all that name none."""
 
-    def __init__(self, library: Library, first: Model, path: Path | None, memory: Memory) -> None:
+    def __init__(
+        self, library: Library, first: Model, path: Path | None, memory: Memory, with_previews: bool = False
+    ) -> None:
         self._library = library
         self._path = path
         self._shelf = Shelf(first.placement, memory)
@@ -36,10 +41,14 @@ class Stock:
         self._upscalers: Recent[Upscaler] = Recent(
             UPSCALERS, lambda upscaler: sum(value.nbytes for value in upscaler.network.model.state_dict().values())
         )
+        self._with_previews = with_previews
+        self._previewers: WeakKeyDictionary[Model, Previewer | None] = WeakKeyDictionary()
         self._words: tuple[tuple[dict[str, Path], tuple[int, int]], Embeddings] | None = None
 
     def surroundings(self, max_pixels: int) -> Surroundings:
-        return Surroundings(self.find, self.vae, self.upscaler, self.embeddings, self.wildcards, max_pixels)
+        return Surroundings(
+            self.find, self.vae, self.upscaler, self.embeddings, self.wildcards, self.prepare, max_pixels
+        )
 
     def find(self, kind: Kind, name: str, field: str) -> Path:
         """Raises ``InvalidRequest``."""
@@ -84,5 +93,16 @@ class Stock:
     def wildcards(self) -> Wildcards:
         return WildcardFiles(self._library.wildcards())
 
+    def prepare(self, model: Model) -> Callable[[], None] | None:
+        """What makes the model's previews possible, unless that is done or not wanted."""
+        return partial(self._fit, model) if self._with_previews and model not in self._previewers else None
+
+    def _fit(self, model: Model) -> None:
+        try:
+            self._previewers[model] = Previewer(model.vae)
+        except EngineFailed:  # the picture may have another VAE; if not, it fails by itself and says why
+            self._previewers[model] = None
+
     def preview(self, model: Model, picture: Picture) -> bytes | None:
-        return None
+        previewer = self._previewers.get(model)
+        return None if previewer is None else previewer.preview(picture.estimate())
