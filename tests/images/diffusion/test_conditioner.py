@@ -10,6 +10,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
+from illustrious.images.diffusion import conditioner as conditioner_module
 from illustrious.images.diffusion.checkpoint import starter_folder
 from illustrious.images.diffusion.conditioner import Conditioner, ConditioningSchedule, Half, TextEncoder
 from illustrious.types import ImageRequest
@@ -319,8 +320,39 @@ def test_what_was_read_before_is_remembered_chunk_by_chunk(starter_bench: Bench)
     with calls(bench) as rows:
         bench.half("red apple BREAK green apple")
         bench.half("green apple BREAK (red:1.5) apple BREAK blue apple")
-    # Red, green, blue and the empty negative prompt; one row a call, for nothing may depend on what is read beside it.
-    assert rows == [1, 1, 1, 1]
+    # Red, green and the empty negative prompt, one by one and, to see whether that is the same, together; then blue.
+    assert rows == [1, 1, 1, 3, 1]
+
+
+def test_what_is_new_is_read_together_where_that_changes_no_bit(starter_bench: Bench) -> None:
+    bench = Bench(starter_bench.pipeline)
+    bench.half("one BREAK two")  # where it is found out
+    with calls(bench) as rows:
+        together = bench.half("three BREAK four BREAK two BREAK five")
+    assert rows == [3]
+    alone = Bench(starter_bench.pipeline)
+    for text in ("three", "four", "two", "five"):
+        alone.half(text)
+    assert torch.equal(together.embeddings, alone.half("three BREAK four BREAK two BREAK five").embeddings)
+
+
+def test_what_would_change_a_bit_is_read_one_by_one(starter_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(starter_bench.pipeline)
+    honest = conditioner_module._encode
+
+    def sloppy(encoder: Any, chunks: Any, length: int, layer: int) -> Any:
+        return [
+            (hidden + 1e-6 * (len(chunks) - 1), pooled) for hidden, pooled in honest(encoder, chunks, length, layer)
+        ]
+
+    expected = bench.half("three BREAK four BREAK five")
+    monkeypatch.setattr(conditioner_module, "_encode", sloppy)
+    other = Bench(starter_bench.pipeline)
+    other.half("one BREAK two")
+    with calls(other) as rows:
+        half = other.half("three BREAK four BREAK five")
+    assert rows == [1, 1, 1]
+    assert torch.equal(half.embeddings, expected.embeddings)
 
 
 def test_with_other_adapters_or_another_layer_nothing_is_remembered(starter_bench: Bench) -> None:

@@ -145,12 +145,22 @@ class _Reading:
     warnings: list[str]
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """The text of each step, and the chunks of each text."""
+
+    title: str
+    texts: Sequence[str]
+    chunked: Mapping[str, Sequence[ChunkPair]]
+
+
 class Conditioner:
     """Both text encoders of one model, and a memory of the chunks they have read.
 
-    Each chunk goes through the text encoders alone: beside others its embeddings could differ in the last bits, and a
-    picture would depend on what else is drawn. ``cache_entries`` bounds the memory; an entry is one chunk, for SDXL
-    315 kB in half precision. ``zeros_for_empty_negative``: this model learned an empty negative prompt as zeros.
+    The chunks of a request that are not remembered go through a text encoder together, where that was found to change
+    no bit for so many; else one by one, or a picture would depend on what was drawn before. ``cache_entries`` bounds
+    the memory; an entry is one chunk, for SDXL 315 kB in half precision. ``zeros_for_empty_negative``: this model
+    learned an empty negative prompt as zeros.
     """
 
     def __init__(
@@ -163,6 +173,7 @@ class Conditioner:
         self._commas = [comma(encoder) for encoder in text_encoders]
         self._cache: OrderedDict[Hashable, _Encoded] = OrderedDict()
         self._cache_entries = cache_entries
+        self._equal: dict[tuple[int, int], bool] = {}  # so many chunks in one call: bit for bit as alone
         self._names: tuple[frozenset[str], tuple[Names, Names]] = (frozenset(), (Names({}), Names({})))
 
     def forget(self) -> None:
@@ -197,19 +208,21 @@ class Conditioner:
         named = _Embeddings(None if verbatim else embeddings, names, self.room)
         reading = _Reading(size, layer, adapters, named, warnings)
 
-        def read(title: str, text: str) -> list[Half]:
+        def planned(title: str, text: str) -> _Plan:
             prompt = Prompt((text,)) if verbatim else parse(text)
             texts = [prompt.at(step, steps, first_steps) for step in range(steps)]
             pieces = {text: (Words(text, 1.0),) if verbatim else weigh(text) for text in texts}
-            halves = self._halves(title, pieces, reading)
-            return [halves[text] for text in texts]
+            return _Plan(title, texts, self._all_chunked(title, pieces, reading))
 
-        positive = read("prompt", prefixed(request.prompt_prefix, request.prompt))
-        negative: Sequence[Half | None] = [None] * steps
-        if guided and self._zeros_for_empty_negative and not request.negative_prompt:
+        with_zeros = guided and self._zeros_for_empty_negative and not request.negative_prompt
+        plans = [planned("prompt", prefixed(request.prompt_prefix, request.prompt))]
+        if guided and not with_zeros:
+            plans.append(planned("negative prompt", request.negative_prompt))
+        encoded = self._encoded([pair for plan in plans for pairs in plan.chunked.values() for pair in pairs], reading)
+        positive, *others = (self._halves(plan, encoded, reading) for plan in plans)
+        negative: Sequence[Half | None] = others[0] if others else [None] * steps
+        if with_zeros:
             negative = [_zeros_like(positive[0])] * steps
-        elif guided:
-            negative = read("negative prompt", request.negative_prompt)
         return _scheduled(positive, negative), list(dict.fromkeys([*named.warnings, *warnings]))
 
     def _layer(self, clip_skip: int | None) -> tuple[int, list[str]]:
@@ -227,9 +240,11 @@ class Conditioner:
             self._names = (names, (first, second))
         return self._names[1]
 
-    def _halves(self, title: str, texts: Mapping[str, Sequence[Piece]], reading: _Reading) -> dict[str, Half]:
-        """A half for each of one schedule's texts, all of the length of the longest: empty chunks fill up, as in the
-        web UI. ``title`` is what warnings call them."""
+    def _all_chunked(
+        self, title: str, texts: Mapping[str, Sequence[Piece]], reading: _Reading
+    ) -> dict[str, Sequence[ChunkPair]]:
+        """The chunks of one schedule's texts, all as many as the longest has: empty ones fill up, as in the web UI.
+        ``title`` is what warnings call them."""
         chunked = {text: self._chunked(pieces, reading.embeddings) for text, pieces in texts.items()}
         longest = max(chunked.values(), key=len)
         if len(longest) > 1:
@@ -239,10 +254,12 @@ class Conditioner:
                 "Nothing is lost."
             )
         empty = (Chunk(), Chunk())
-        return {
-            text: self._half(title, [*pairs, *[empty] * (len(longest) - len(pairs))], reading)
-            for text, pairs in chunked.items()
-        }
+        return {text: [*pairs, *[empty] * (len(longest) - len(pairs))] for text, pairs in chunked.items()}
+
+    def _halves(self, plan: _Plan, encoded: Mapping[ChunkPair, _Encoded], reading: _Reading) -> list[Half]:
+        """One for each step; steps of the same text share it."""
+        halves = {text: self._half(plan.title, pairs, encoded, reading) for text, pairs in plan.chunked.items()}
+        return [halves[text] for text in plan.texts]
 
     def _chunked(self, pieces: Sequence[Piece], named: _Embeddings) -> list[ChunkPair]:
         first, second = (
@@ -267,10 +284,12 @@ class Conditioner:
                     yield Unit(tuple(Vector(name, index) for index in range(len(vectors[encoder]))), piece.weight)
                     place += length
 
-    def _half(self, title: str, pairs: Sequence[ChunkPair], reading: _Reading) -> Half:
+    def _half(
+        self, title: str, pairs: Sequence[ChunkPair], encoded: Mapping[ChunkPair, _Encoded], reading: _Reading
+    ) -> Half:
         stretches = []
-        encoded = [self._encoded(pair, reading) for pair in pairs]
-        for pair, read in zip(pairs, encoded, strict=True):
+        for pair in pairs:
+            read = encoded[pair]
             sides = [_weighed(hidden, chunk.weights) for hidden, chunk in zip(read.hidden, pair, strict=True)]
             if not all(even for _, even in sides):
                 reading.warnings.append(
@@ -282,23 +301,45 @@ class Conditioner:
         width, height = reading.size
         # Original size, crop offset, target size, each as height and width (SDXL report, section 2.2).
         sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=embeddings.dtype, device=embeddings.device)
-        return Half(embeddings, encoded[0].pooled, sizes)
+        return Half(embeddings, encoded[pairs[0]].pooled, sizes)
 
-    def _encoded(self, pair: ChunkPair, reading: _Reading) -> _Encoded:
-        named = reading.embeddings
-        digests = tuple(named.digests(chunk, encoder) for encoder, chunk in enumerate(pair))
-        key = (tuple(chunk.tokens for chunk in pair), digests, reading.layer, reading.adapters)
-        encoded = self._cache.get(key)
-        if encoded is None:
-            (first, _), (second, pooled) = (
-                _encode(encoder, chunk, self._length, reading.layer, self._rows(chunk, index, named))
-                for index, (encoder, chunk) in enumerate(zip(self._encoders, pair, strict=True))
-            )
-            encoded = self._cache[key] = _Encoded((first, second), pooled)
-        self._cache.move_to_end(key)
+    def _encoded(self, pairs: Iterable[ChunkPair], reading: _Reading) -> dict[ChunkPair, _Encoded]:
+        """What both text encoders make of each; those that are remembered are not read again."""
+        keys = {pair: self._key(pair, reading) for pair in pairs}
+        missing = {key: pair for pair, key in keys.items() if key not in self._cache}
+        both = (self._read(encoder, list(missing.values()), reading) for encoder in (0, 1))
+        for key, (first, _), (second, pooled) in zip(missing, *both, strict=True):
+            self._cache[key] = _Encoded((first, second), pooled)
+        found = {}
+        for pair, key in keys.items():
+            found[pair] = self._cache[key]
+            self._cache.move_to_end(key)
         while len(self._cache) > self._cache_entries:
             self._cache.popitem(last=False)
-        return encoded
+        return found
+
+    def _key(self, pair: ChunkPair, reading: _Reading) -> Hashable:
+        digests = tuple(reading.embeddings.digests(chunk, encoder) for encoder, chunk in enumerate(pair))
+        return tuple(chunk.tokens for chunk in pair), digests, reading.layer, reading.adapters
+
+    def _read(self, encoder: int, pairs: Sequence[ChunkPair], reading: _Reading) -> list[tuple[Tensor, Tensor]]:
+        """What one text encoder makes of its side of each."""
+        chunks = [pair[encoder] for pair in pairs]
+        rows = [self._rows(chunk, encoder, reading.embeddings) for chunk in chunks]
+
+        def encode(places: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+            own = [(chunks[place], rows[place]) for place in places]
+            return _encode(self._encoders[encoder], own, self._length, reading.layer)
+
+        everything = range(len(chunks))
+        key = encoder, len(chunks)
+        if len(chunks) > 1 and self._equal.get(key):
+            return encode(everything)
+        alone = [encode([place])[0] for place in everything]
+        if len(chunks) > 1 and key not in self._equal:
+            together = encode(everything)
+            self._equal[key] = all(map(_same, alone, together))
+        return alone
 
     def _rows(self, chunk: Chunk, encoder: int, named: _Embeddings) -> dict[int, Tensor]:
         """The vectors that stand for tokens, by their places in the chunk."""
@@ -322,35 +363,43 @@ def comma(encoder: TextEncoder) -> int | None:
 
 
 def _encode(
-    encoder: TextEncoder, chunk: Chunk, length: int, layer: int, rows: dict[int, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Hidden states of a layer counted from the end (1 × length × width), and the model's first output, which is the
-    pooled embedding (1 × width) where it projects one. ``rows`` take the places of tokens' embeddings."""
+    encoder: TextEncoder, chunks: Sequence[tuple[Chunk, Mapping[int, Tensor]]], length: int, layer: int
+) -> list[tuple[Tensor, Tensor]]:
+    """For each chunk the hidden states of a layer counted from the end (1 × length × width), and the model's first
+    output, which is the pooled embedding (1 × width) where it projects one. With a chunk come the rows that take the
+    places of its tokens' embeddings."""
     tokenizer, model = encoder.tokenizer, encoder.model
-    content = [token if isinstance(token, int) else 0 for token in chunk.tokens]
-    ids = [tokenizer.bos_token_id, *content, tokenizer.eos_token_id]
-    ids += [tokenizer.pad_token_id] * (length - len(ids))
-    with _replaced(model, rows):
-        output = model(torch.tensor([ids], device=model.device), output_hidden_states=True)
-    return output.hidden_states[-layer], output[0]
+    ids = []
+    for chunk, _ in chunks:
+        content = [token if isinstance(token, int) else 0 for token in chunk.tokens]
+        whole = [tokenizer.bos_token_id, *content, tokenizer.eos_token_id]
+        ids.append(whole + [tokenizer.pad_token_id] * (length - len(whole)))
+    with _replaced(model, [rows for _, rows in chunks]):
+        output = model(torch.tensor(ids, device=model.device), output_hidden_states=True)
+    return list(zip(output.hidden_states[-layer].split(1), output[0].split(1), strict=True))
 
 
 @contextmanager
-def _replaced(model: Any, rows: dict[int, Tensor]) -> Iterator[None]:
-    """Within it, the model's token embeddings are these at these places after the start token."""
+def _replaced(model: Any, rows: Sequence[Mapping[int, Tensor]]) -> Iterator[None]:
+    """Within it, the model's token embeddings are these at these places after the start token, chunk by chunk."""
 
     def replace(_module: Any, _inputs: Any, output: Tensor) -> Tensor:
         replaced = output.clone()
-        for place, row in rows.items():
-            replaced[:, place + 1] = row.to(output)
+        for number, own in enumerate(rows):
+            for place, row in own.items():
+                replaced[number, place + 1] = row.to(output)
         return replaced
 
-    hook = model.get_input_embeddings().register_forward_hook(replace) if rows else None
+    hook = model.get_input_embeddings().register_forward_hook(replace) if any(rows) else None
     try:
         yield
     finally:
         if hook is not None:
             hook.remove()
+
+
+def _same(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
+    return all(map(torch.equal, one, other))
 
 
 def _weighed(hidden: Tensor, weights: tuple[float, ...]) -> tuple[Tensor, bool]:

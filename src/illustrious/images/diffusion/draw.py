@@ -194,7 +194,7 @@ class _Passes:
             control=self._with_room(
                 lambda: self._outfit.control(request, canvas, self._around.find, self._around.max_pixels)
             ),
-            group=(id(model), shape, self._outfit.key, request.exact),
+            group=(model.key, shape, self._outfit.key, request.exact),
             exact=request.exact,
             worn=self._outfit.worn,
         )

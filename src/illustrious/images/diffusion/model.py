@@ -43,6 +43,8 @@ class Model:
     conditioner: Conditioner = field(init=False)
     adapters: Adapters = field(init=False)
     controlnets: ControlNets = field(init=False)
+    key: object = field(init=False, default_factory=object)
+    """Stands for this model in what is remembered longer than it lives."""
 
     def __post_init__(self) -> None:
         first, second = self.text_encoders
