@@ -1,9 +1,11 @@
-"""What the durable queue costs: ``python benchmarks/jobs.py [--url postgresql+psycopg://…]``.
+"""What the durable queue costs: ``python benchmarks/jobs.py [--fake] [--url postgresql+psycopg://…]``.
 
-Clients submit a job, wait until it is done, and submit the next; the performer does nothing. Every job is three durable
-steps (submit, claim, finish). The baseline is what the database's own driver commits in the same place at the same
-durability: one connection, one row of the same size in each transaction. Both are measured in turns, and the ratio of
-each turn is printed with its median and range. 100 % would be a whole job for every transaction of the baseline.
+Clients submit a job, wait until it is done, and submit the next. The performer does nothing, so that the queue alone is
+measured; with ``--fake`` it is the fake engine in its child process, which draws a picture of 64×64 pixels for each job
+and competes for the same processor. Every job is three durable steps (submit, claim, finish). The baseline is what the
+database's own driver commits in the same place at the same durability: one connection, one row of the same size in each
+transaction. Both are measured in turns, and the ratio of each turn is printed with its median and range. 100 % would be
+a whole job for every transaction of the baseline.
 """
 
 import argparse
@@ -21,16 +23,19 @@ from typing import Any
 from sqlalchemy import make_url
 
 from illustrious.database import Database
+from illustrious.images import EngineOptions
+from illustrious.images.process import ImageWorker
 from illustrious.jobs import Job, Outcome, Report, Submission
 from illustrious.jobs.events import EventLog
 from illustrious.jobs.runner import Runner
 from illustrious.jobs.store import JobStore, new_id
+from illustrious.types import ImageRequest
 from illustrious.writer import Writer
 
 REQUEST = {
     "prompt": "masterpiece, a lighthouse above the sea at dusk, cinematic light, highly detailed, volumetric clouds",
     "negative_prompt": "lowres, bad anatomy, watermark",
-    "width": 1024, "height": 1024, "steps": 28, "guidance": 6.5, "seed": 1234567890,
+    "width": 64, "height": 64, "steps": 1, "guidance": 6.5, "seed": 1234567890,
 }  # fmt: skip
 
 
@@ -44,6 +49,20 @@ class Nothing:
 
     async def perform(self, job: Job, report: Report) -> Outcome:
         return Outcome(result={"images": [{"id": job.id}]})
+
+
+class Fake:
+    """The fake engine in its child process. It is given all there is at once, as an engine with a running batch is."""
+
+    name = "fake"
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.worker = ImageWorker("fake", EngineOptions(preview_every=0))
+
+    async def perform(self, job: Job, report: Report) -> Outcome:
+        (picture,) = await self.worker.draw(ImageRequest.model_validate(job.request))
+        return Outcome(result={"images": [{"id": job.id, "bytes": len(picture.image)}]})
 
 
 def committed_per_second(commit: Callable[[str, str], Any], seconds: float) -> float:
@@ -83,12 +102,16 @@ def raw(url: str, seconds: float) -> float:
         return committed_per_second(commit_there, seconds)
 
 
-async def queue(url: str, clients: int, seconds: float) -> tuple[float, list[float]]:
+async def queue(url: str, clients: int, seconds: float, fake: bool) -> tuple[float, list[float]]:
     """Jobs per second, and how long each submission took, in seconds."""
     database = Database.open(url)
     writer = Writer(database)
-    runner = Runner(JobStore(database, writer), EventLog(), [Nothing(clients)])
+    performer = Fake(clients) if fake else Nothing(clients)
+    runner = Runner(JobStore(database, writer), EventLog(), [performer])
     await runner.start()
+    if isinstance(performer, Fake):
+        await performer.worker.start()
+        await performer.worker.wait_until_loaded()
     submits: list[float] = []
     done = 0
     start = time.perf_counter()
@@ -105,6 +128,8 @@ async def queue(url: str, clients: int, seconds: float) -> tuple[float, list[flo
     await asyncio.gather(*(client(number) for number in range(clients)))
     elapsed = time.perf_counter() - start
     await runner.drain(within=5.0)
+    if isinstance(performer, Fake):
+        await performer.worker.close()
     await writer.close()
     database.close()
     return done / elapsed, submits
@@ -118,6 +143,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", help="database to use; otherwise a new SQLite file")
     parser.add_argument("--folder", type=Path, help="where to make that file; otherwise the system's temporary folder")
+    parser.add_argument("--fake", action="store_true", help="with the fake engine")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=3.0, help="length of each measurement")
@@ -129,7 +155,7 @@ def main() -> None:
         submits: list[float] = []
         for number in range(options.rounds):
             transactions.append(raw(url, options.seconds))
-            rate, times = asyncio.run(queue(url, options.clients, options.seconds))
+            rate, times = asyncio.run(queue(url, options.clients, options.seconds, options.fake))
             jobs.append(rate)
             submits += times
             print(f"round {number + 1}: {transactions[-1]:.0f} transactions/s, {rate:.0f} jobs/s", flush=True)

@@ -5,11 +5,6 @@ same model in the same run, drawn without previews, with one preview every ``--e
 those of 1024×1024 pixels with an SDXL model.
 """
 
-import sys
-
-if not __package__:
-    sys.path.pop(0)  # this folder, whose queue.py would hide the standard library's
-
 import argparse
 import statistics
 import time
@@ -22,7 +17,7 @@ import torch
 from illustrious.images import Admit, Command, EngineOptions, Ready, Stop
 from illustrious.images.diffusion import SDXLEngine
 from illustrious.images.diffusion.model import load
-from illustrious.images.diffusion.preview import Previewer
+from illustrious.images.diffusion.preview import Previewer, fit
 from illustrious.types import ImageRequest
 
 
@@ -81,10 +76,11 @@ def main() -> None:
     given = parser.parse_args()
     options = EngineOptions(model=str(given.model) if given.model else None, device=given.device, threads=given.threads)
     model = loaded(options)
+    (fitting,) = milliseconds(lambda: fit(model.vae), 1)
+    print(f"fitting the map                          {fitting:8.1f} ms, once for each VAE")
     previewer = Previewer(model.vae)
     latents = torch.randn(1, model.vae.config.latent_channels, 128, 128, device=model.vae.device)
-    (fitting,) = milliseconds(lambda: previewer.preview(latents), 1)
-    print(f"first preview, with the fit of the map   {fitting:8.1f} ms, once")
+    previewer.preview(latents)  # whatever the first one does only once
     native = model.size[1] // model.factor, model.size[0] // model.factor
     costs = {}
     for height, width in dict.fromkeys(((64, 64), (128, 128), native)):
