@@ -198,6 +198,28 @@ async def test_whoever_waits_gets_the_same_picture_although_the_worker_is_killed
     assert len((await http.get("/gallery")).json()["items"]) == 2
 
 
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
+async def test_a_job_that_ends_its_worker_three_times_is_failed_kept_and_can_be_submitted_again(
+    http: httpx.AsyncClient, studio: Studio
+) -> None:
+    worker, killed = studio.workers[0], set()
+    asking = asyncio.create_task(http.post("/generate-image", json={**LONG, "steps": 100}))
+    while not asking.done():
+        if worker.state == "drawing" and worker.pid not in killed:
+            assert worker.pid is not None
+            os.kill(worker.pid, signal.SIGKILL)
+            killed.add(worker.pid)
+        await asyncio.sleep(0)
+    answer = await asking
+    assert (answer.status_code, len(killed)) == (500, 3)
+    assert "ended its worker 3 times" in answer.json()["detail"]
+    job = (await http.get(f"/jobs/{answer.headers['x-job-id']}")).json()
+    assert (job["state"], job["attempts"], job["error"]["kind"]) == ("failed", 3, "WorkerDied")
+    assert (await http.post("/generate-image", json=APPLE)).status_code == 200, "others are not harmed"
+    again = (await http.post(f"/jobs/{job['id']}/resubmit")).json()
+    assert (await over(http, again["id"]))["state"] == "succeeded"
+
+
 @pytest.mark.skipif(os.name != "posix", reason="SIGSTOP")
 @pytest.mark.parametrize("at_once", [True, False])
 @pytest.mark.parametrize(("cancel", "state"), [(b"true", "cancelled"), (b"false", "succeeded")])
