@@ -75,7 +75,7 @@ def filled(part: nn.Module, placement: Placement) -> None:
     """Random weights that keep activations near 1: each tensor a stretch of the same million numbers, for speed."""
     part.to(placement.dtype).to_empty(device=placement.device).eval().requires_grad_(False)
     numbers = torch.randn(2**20, generator=torch.Generator().manual_seed(0)).to(placement.device, placement.dtype)
-    for name, tensor in part.state_dict().items():
+    for name, tensor in [*part.named_parameters(), *part.named_buffers()]:
         if not tensor.is_floating_point():
             tensor.copy_(torch.arange(tensor.numel()).view_as(tensor))  # positions
         elif tensor.ndim == 1:
