@@ -47,8 +47,8 @@ class Shelf:
         Raises ``Unavailable`` for what cannot be loaded.
         """
         kept = self._kept.get(path)
-        if kept is not None and kept.stamp != _stamp(path):
-            del self._kept[path]  # the file was replaced since
+        if kept is not None and _stamp(path) not in (kept.stamp, None):
+            del self._kept[path]  # the file was replaced since; one that is gone is still in memory
             kept = None
         if kept is None or not kept.is_on_device:
             needed = _size(path) if kept is None else kept.model.bytes
@@ -101,20 +101,23 @@ class Shelf:
 
 
 def _stamp(path: Path | None) -> tuple[int, int] | None:
-    """Changes when the file does. Raises ``Unavailable``."""
+    """Changes when the file does; ``None`` when there is none."""
     if path is None:
         return None
     file = path / "model_index.json" if path.is_dir() else path
     try:
         status = file.stat()
-    except OSError as error:
-        raise Unavailable(f"The model {path} cannot be read ({error.strerror}). Check the file.") from error
+    except OSError:
+        return None
     return status.st_size, status.st_mtime_ns
 
 
 def _size(path: Path | None) -> int:
-    """About how many bytes its weights are, without reading them."""
+    """About how many bytes its weights are, without reading them. Raises ``Unavailable``."""
     if path is None:
         return 0
-    files = path.rglob("*.safetensors") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files)
+    try:
+        files = path.rglob("*.safetensors") if path.is_dir() else [path]
+        return sum(file.stat().st_size for file in files)
+    except OSError as error:
+        raise Unavailable(f"The model {path} cannot be read ({error.strerror}). Check the file.") from error

@@ -60,7 +60,7 @@ class Stock:
         if request.model is not None:
             entry = self._library.find("checkpoint", request.model, "model")
             path = None if entry == STARTER else entry.path
-            if self._path is not None and path is not None and path.samefile(self._path):
+            if self._path is not None and path is not None and path.resolve() == self._path.resolve():
                 path = self._path
         try:
             return self._shelf.take(path, busy)
