@@ -451,8 +451,10 @@ def running_studio(settings: Settings) -> Iterator[IllustriousAIClient | None]:
 def print_backends(backends: dict[str, dict[str, Any]]) -> None:
     for name, found in backends.items():
         if found["available"]:
-            where = f" on {found['device']}" if found.get("device") else ""
-            out.print(f" ✅ {name:<7} {found.get('model') or found['name']} ({found['name']}{where})", markup=False)
+            backend, device = found["name"], found["device"] or ""
+            if device and not device.startswith(backend):  # "ollama at …" says both
+                device = f"{backend} on {device}"
+            out.print(f" ✅ {name:<7} {found['model'] or backend} ({device or backend})", markup=False)
             if found.get("note"):
                 out.print(f"            {found['note']}", markup=False)
         elif found["loading"]:

@@ -185,7 +185,8 @@ def predict(unet: Any, pictures: Sequence[Picture]) -> list[Tensor]:
     which are computed for its rows alone.
     """
     rows = [(number, half) for number, picture in enumerate(pictures) for half in picture.told.halves]
-    inputs = [picture.input().to(unet.dtype) for picture in pictures]
+    dtype = next(unet.parameters()).dtype  # unet.dtype goes through every module: milliseconds, at every step
+    inputs = [picture.input().to(dtype) for picture in pictures]
     calls: dict[tuple[int, int | None], list[int]] = defaultdict(list)
     for row, (number, half) in enumerate(rows):
         calls[half.embeddings.shape[1], None if pictures[number].control is None else number].append(row)
@@ -221,22 +222,22 @@ def _call(
             "text_embeds": torch.cat([half.pooled for half in halves]),
             "time_ids": torch.cat([half.sizes for half in halves]),
         },
-        timestep_cond=guidance_embedding(unet, [picture.guidance for picture in pictures], sample.device),
+        timestep_cond=guidance_embedding(unet, [picture.guidance for picture in pictures], sample),
         return_dict=False,
         **guided,
     )[0]
     return answer
 
 
-def guidance_embedding(unet: Any, guidance: Sequence[float], device: torch.device) -> Tensor | None:
+def guidance_embedding(unet: Any, guidance: Sequence[float], sample: Tensor) -> Tensor | None:
     """What a UNet with distilled guidance is told of it, a row each (latent consistency models, arXiv 2310.04378); or
-    ``None``."""
+    ``None``. On the device and in the dtype of the ``sample``."""
     width = unet.config.time_cond_proj_dim
     if width is None:
         return None
     scale = torch.tensor([(value - 1) * 1000.0 for value in guidance])
     embedding: Tensor = get_timestep_embedding(scale, width, downscale_freq_shift=1)
-    return embedding.to(device, unet.dtype)
+    return embedding.to(sample)
 
 
 def denoise(unet: Any, picture: Picture) -> Iterator[int]:
