@@ -48,6 +48,11 @@ def drawn(work: Work, unet: object) -> tuple[list[Picture], ImageResult]:
             value = wish.work()
 
 
+def decoded(model: Model, request: ImageRequest, *roots: Path) -> ImageResult:
+    """The whole way."""
+    return drawn(draw(model, request, surroundings(model, *roots)), model.unet)[1]
+
+
 def begun(model: Model, request: ImageRequest, *roots: Path) -> Picture:
     """A picture without its first step, from nothing but noise."""
     picture = next(draw(model, request, surroundings(model, *roots)))

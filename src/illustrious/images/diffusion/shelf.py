@@ -3,13 +3,15 @@
 The least recently used goes first; one that pictures are being drawn with stays where it is.
 """
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import torch
 
-from illustrious.errors import Unavailable
+from illustrious.catalog.safetensors_header import read_header
 from illustrious.images.diffusion.model import Model, put_together
 from illustrious.images.diffusion.placement import Memory, Placement, free_memory
 
@@ -51,7 +53,7 @@ class Shelf:
             del self._kept[path]  # the file was replaced since; one that is gone is still in memory
             kept = None
         if kept is None or not kept.is_on_device:
-            needed = _size(path) if kept is None else kept.model.bytes
+            needed = _size(path, self._placement.dtype) if kept is None else kept.model.bytes
             if not self._has_room(needed, busy, path) and busy:
                 return None
         if kept is None:
@@ -112,12 +114,10 @@ def _stamp(path: Path | None) -> tuple[int, int] | None:
     return status.st_size, status.st_mtime_ns
 
 
-def _size(path: Path | None) -> int:
-    """About how many bytes its weights are, without reading them. Raises ``Unavailable``."""
+def _size(path: Path | None, dtype: torch.dtype) -> int:
+    """How many bytes its weights take in ``dtype``, by the headers of its files. Raises ``Unavailable``."""
     if path is None:
         return 0
-    try:
-        files = path.rglob("*.safetensors") if path.is_dir() else [path]
-        return sum(file.stat().st_size for file in files)
-    except OSError as error:
-        raise Unavailable(f"The model {path} cannot be read ({error.strerror}). Check the file.") from error
+    files = path.rglob("*.safetensors") if path.is_dir() else [path]
+    tensors = (tensor for file in files for tensor in read_header(file).tensors.values())
+    return sum(math.prod(tensor.shape) for tensor in tensors) * dtype.itemsize
