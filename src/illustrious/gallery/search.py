@@ -90,20 +90,23 @@ def statement(query: Query, dialect: str) -> Select[Any]:
 
 def _driver(query: Query, dialect: str) -> tuple[ColumnElement[int], FromClause, list[ColumnElement[bool]]]:
     """What to read in the order of the answer: (its position, the tables, what must hold of them)."""
-    tagged = [] if query.tag is None else [image_tags.c.tag == query.tag]
     if query.q is not None and query.q.strip():
-        has_tag = [exists().where(image_tags.c.position == images.c.position, *tagged)] if tagged else []
+
+        def tagged(position: ColumnElement[int]) -> list[ColumnElement[bool]]:
+            one = exists().where(image_tags.c.position == position, image_tags.c.tag == query.tag)
+            return [] if query.tag is None else [one]
+
         if dialect != "sqlite":
-            return images.c.position, images, [_matches_postgresql(query.q), *has_tag]
+            return images.c.position, images, [_matches_postgresql(query.q), *tagged(images.c.position)]
         matches = literal_column("image_search").op("MATCH", is_comparison=True)(fts5(query.q))
         if query.sort == "rating":  # there the order is that of an index, and the words only filter
             hits = select(image_search.c.rowid).where(matches)
-            return images.c.position, images, [images.c.position.in_(hits), *has_tag]
-        place = image_search.c.rowid
-        return place, image_search.join(images, images.c.position == place), [matches, *has_tag]
-    if tagged:
+            return images.c.position, images, [images.c.position.in_(hits), *tagged(images.c.position)]
+        place = image_search.c.rowid  # tags are looked up by it, before the row of the picture is
+        return place, image_search.join(images, images.c.position == place), [matches, *tagged(place)]
+    if query.tag is not None:
         place = image_tags.c.position
-        return place, image_tags.join(images, images.c.position == place), list(tagged)
+        return place, image_tags.join(images, images.c.position == place), [image_tags.c.tag == query.tag]
     return images.c.position, images, []
 
 
