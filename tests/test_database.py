@@ -142,6 +142,30 @@ def test_a_damaged_database_is_named_with_its_newest_backup(file: Path, where: s
     assert str(backup) in str(refusal.value)
 
 
+def test_a_copy_is_made_once_a_day_and_the_one_before_is_kept(database: Database, file: Path) -> None:
+    daily, earlier = (file.with_name(f"{file.name}.backup-{age}") for age in ("daily", "earlier"))
+    with database.begin() as connection:
+        connection.exec_driver_sql(INSERT)
+    assert database.back_up(every=86_400.0) == daily
+    with closing(sqlite3.connect(daily)) as copy:
+        assert copy.execute("SELECT count(*) FROM messages").fetchone() == (1,)
+    assert database.back_up(every=86_400.0) is None
+    first = daily.read_bytes()
+    with database.begin() as connection:
+        connection.exec_driver_sql(INSERT)
+    assert database.back_up(every=0.0) == daily
+    assert earlier.read_bytes() == first
+    assert daily.read_bytes() != first
+
+
+def test_a_copy_that_cannot_be_written_is_an_error_and_the_database_goes_on(database: Database, file: Path) -> None:
+    file.with_name(f"{file.name}.backup-daily.part").mkdir()
+    with pytest.raises(StorageFailed, match="backed up"):
+        database.back_up(every=0.0)
+    with database.begin() as connection:
+        connection.exec_driver_sql(INSERT)
+
+
 def test_a_place_that_cannot_hold_a_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "occupied").write_text("a file, not a folder")
     with pytest.raises(CannotStart, match="--data-dir"):

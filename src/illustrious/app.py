@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -100,6 +101,7 @@ def build_studio(settings: Settings, database: Database) -> Studio:
         gallery=gallery,
         metrics=measured,
         journal=journal,
+        back_up=partial(database.back_up, DAY),
         trash_days=settings.trash_days,
         system_prompt=settings.system_prompt,
         limits=Limits(pixels=settings.max_pixels, image_bytes=settings.max_image_mb * 1_000_000),

@@ -5,6 +5,7 @@ callers use ``asyncio.to_thread``.
 """
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -129,6 +130,28 @@ class Database:
             finally:
                 connection.invalidate()  # not back into the pool with the lock, even where the server is gone
 
+    def back_up(self, every: float) -> Path | None:
+        """Copy an SQLite file to ``<name>.backup-daily``, unless that is younger than ``every`` seconds.
+
+        The copy before it is kept as ``<name>.backup-earlier``. Returns the new copy. A PostgreSQL database is its
+        host's to back up. Raises ``StorageFailed``.
+        """
+        file = _file(self.engine.url)
+        if file is None:
+            return None
+        copy, earlier = (file.with_name(f"{file.name}.backup-{age}") for age in ("daily", "earlier"))
+        try:
+            if copy.exists():
+                if time.time() - copy.stat().st_mtime < every:
+                    return None
+                copy.replace(earlier)
+            _copy(file, copy)
+        except (OSError, sqlite3.Error) as error:
+            raise StorageFailed(
+                f"The database {file} could not be backed up ({error}). Free some space on the disk."
+            ) from error
+        return copy
+
     def close(self) -> None:
         self.engine.dispose()
 
@@ -246,14 +269,10 @@ def _migrate(engine: Engine, file: Path | None) -> None:
 
 
 def _back_up(file: Path, revision: str) -> None:
-    """A consistent copy by SQLite's own backup, which sees what is still in the write-ahead log."""
+    """Before a migration: without a copy there is none."""
     copy = file.with_name(f"{file.name}.backup-{revision}")
-    unfinished = copy.with_name(f"{copy.name}.part")
     try:
-        unfinished.unlink(missing_ok=True)
-        with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(unfinished)) as target:
-            source.backup(target)
-        unfinished.replace(copy)
+        _copy(file, copy)
     except (OSError, sqlite3.Error) as error:
         raise CannotStart(
             f"The database {file} must be migrated, and its backup {copy.name} could not be written ({error}). "
@@ -261,8 +280,18 @@ def _back_up(file: Path, revision: str) -> None:
         ) from error
 
 
+def _copy(file: Path, copy: Path) -> None:
+    """Consistent, by SQLite's own backup, which sees what is still in the write-ahead log; whole or not there."""
+    unfinished = copy.with_name(f"{copy.name}.part")
+    unfinished.unlink(missing_ok=True)
+    with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(unfinished)) as target:
+        source.backup(target)
+    unfinished.replace(copy)
+
+
 def _damaged(file: Path) -> CannotStart:
-    backups = sorted(file.parent.glob(f"{file.name}.backup-*"), key=lambda path: path.stat().st_mtime)
+    copies = [path for path in file.parent.glob(f"{file.name}.backup-*") if path.suffix != ".part"]
+    backups = sorted(copies, key=lambda path: path.stat().st_mtime)
     remedy = (
         f"Move it away and rename its newest backup {backups[-1]} to {file.name}"
         if backups

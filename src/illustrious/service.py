@@ -161,6 +161,7 @@ class Studio:
         journal: Journal,
         system_prompt: str,
         limits: Limits,
+        back_up: Callable[[], object] = lambda: None,
         trash_days: float = 30.0,
         refresh_every: float = 5.0,
     ) -> None:
@@ -177,6 +178,7 @@ class Studio:
         self.limits = limits
         self._writer = writer
         self._system_prompt = system_prompt
+        self._back_up = back_up
         self._trash_days = trash_days
         self._refresh_every = refresh_every
         self._tending: list[asyncio.Task[None]] = []
@@ -193,7 +195,7 @@ class Studio:
         await asyncio.gather(self.chat_backend.start(), self.vision.start())
         self._tending = [asyncio.create_task(self._keep_looking())]
         if draw:
-            self._tending.append(asyncio.create_task(self._tend_gallery()))
+            self._tending.append(asyncio.create_task(self._tend_daily()))
             self._tending.append(asyncio.create_task(self._hash_default()))
 
     async def drain(self, within: float) -> None:
@@ -219,14 +221,15 @@ class Studio:
             await asyncio.gather(self.chat_backend.refresh(), self.vision.refresh())
             await asyncio.sleep(self._refresh_every)
 
-    async def _tend_gallery(self) -> None:
-        """Find what was copied in by hand; now and then put away what lay in the trash for long."""
+    async def _tend_daily(self) -> None:
+        """Find what was copied in by hand; put away what lay in the trash for long; copy the database."""
         while True:
             try:
                 await self.gallery.scan()
                 await self.gallery.sweep_trash(self._trash_days * DAY)
+                await asyncio.to_thread(self._back_up)
             except StudioError as error:  # the next round tries again
-                log.error("The gallery cannot be tended: %s", error)
+                log.error("The studio cannot be tended: %s", error)
             await asyncio.sleep(DAY)
 
     async def _hash_default(self) -> None:
