@@ -10,19 +10,25 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import typer
 from fastapi.routing import APIRoute
 from PIL import Image
+from pydantic import BaseModel
 from starlette.routing import Route
 from typer.core import TyperCommand, TyperGroup
 
+from illustrious.api.jobs import JobBody
+from illustrious.api.studio import ImageBody
 from illustrious.app import create_app, open_studio
 from illustrious.cli import app as cli
 from illustrious.settings import PREFIX, Settings
+from illustrious.types import Control, Hires, Lora, Outpaint
 from tests.server import RunningStudio, bare_environment
 
 ROOT = Path(__file__).parents[1]
@@ -244,6 +250,54 @@ def table(document: Path, header: str) -> list[list[str]]:
     raise AssertionError(f"{document.name} has no table {header!r}")
 
 
+REQUESTS: dict[str, type[BaseModel]] = {
+    "asked with": ImageBody,
+    "of `loras`": Lora,
+    "of `control`": Control,
+    "of `hires`": Hires,
+    "of `outpaint`": Outpaint,
+}
+"""Table of docs/API.md → what it lists the fields of."""
+
+
+def limits(schema: Any) -> Iterator[str]:
+    """Every bound and choice in a field's schema."""
+    for key, value in schema.items():
+        if key in ("minimum", "maximum", "multipleOf", "minLength", "maxLength", "maxItems"):
+            yield str(int(value))
+        elif key == "enum":
+            yield from value
+        elif key == "anyOf":
+            for one in value:
+                yield from limits(one)
+
+
+@pytest.mark.parametrize(("header", "noun"), REQUESTS.items(), ids=list(REQUESTS))
+def test_every_field_of_a_request_is_listed_with_its_default_and_range(header: str, noun: type[BaseModel]) -> None:
+    schema = noun.model_json_schema()
+    rows = {tuple(re.findall(r"`(\w+)`", row[0])): row for row in table(API, header)}
+    assert list(chain(*rows)) == list(noun.model_fields)
+    for names, (_, _, default, range_, meaning) in rows.items():
+        fields = [schema["properties"][name] for name in names]
+        if set(names) & set(schema.get("required", ())):
+            assert default == "required"
+        else:
+            values = ["null" if one["default"] is None else f"`{json.dumps(one['default'])}`" for one in fields]
+            assert default == ", ".join(dict.fromkeys(values)), names
+        for field in fields:
+            assert set(limits(field)) <= set(re.findall(r"-?\w+", range_)), names
+        assert meaning
+
+
+def test_every_kind_of_picture_has_an_example_that_is_accepted() -> None:
+    examples = [json.loads(block.text) for block in blocks(API, "json")]
+    asked = [example for example in examples if "prompt" in example and "id" not in example]
+    for example in asked:
+        assert JobBody.model_validate(example).unknown_fields() == []
+    shown = {name for example in asked for name in example}
+    assert {"init_image", "mask", "outpaint", "hires", "loras", "control", "count", "model", "vae"} <= shown
+
+
 def default_of(name: str) -> str:
     if name == "data_dir":
         return "the platform's user data folder"
@@ -406,6 +460,13 @@ def test_the_architecture_leaves_no_file_out() -> None:
     folders = [package, *(package / name for name in ("api", "chat", "vision", "jobs", "images", "images/diffusion"))]
     files = [file for folder in folders for file in folder.glob("*.py") if not file.name.startswith("__")]
     assert [str(file.relative_to(package)) for file in files if file.name not in text] == []
+
+
+def test_the_engines_tree_has_each_of_its_files_once() -> None:
+    (tree,) = [block for block in blocks(ROOT / "docs" / "engine.md", "") if ".py" in block.text]
+    folder = ROOT / tree.text.splitlines()[0]
+    files = [file.name for file in folder.glob("*.py") if file.name != "__init__.py"]
+    assert sorted(re.findall(r"\w+\.py", tree.text)) == sorted(files)
 
 
 @pytest.mark.parametrize("document", [*DOCUMENTS, CONTRACT], ids=lambda path: path.name)
