@@ -80,9 +80,9 @@ def draw_all(request: ImageRequest) -> tuple[ImageResult, ...]:
 def draw(request: ImageRequest) -> ImageResult:
     """The picture of a request: its pattern, enlarged to the size asked for."""
     used = _as_drawn(request)
-    assert used.width and used.height
+    assert used.width and used.height and used.model
     image = pattern(request).resize((used.width, used.height), Image.Resampling.NEAREST)
-    return ImageResult(image=file(image, "PNG"), request=used, model="fake", sampler="none")
+    return ImageResult(image=file(image, "PNG"), request=used, model=used.model, sampler="none")
 
 
 def pattern(request: ImageRequest) -> Image.Image:
@@ -100,4 +100,4 @@ def file(image: Image.Image, format: Literal["PNG", "WEBP"]) -> bytes:
 
 def _as_drawn(request: ImageRequest) -> ImageRequest:
     size = {"width": request.width or NATIVE_SIZE, "height": request.height or NATIVE_SIZE}
-    return request.model_copy(update={**size, "model": "fake", "sampler": "none"})
+    return request.model_copy(update={**size, "model": request.model or "fake", "sampler": "none"})
