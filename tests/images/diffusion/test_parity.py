@@ -32,7 +32,7 @@ from tests import tiny, tiny_controlnet, tiny_lora
 from tests.images.diffusion.drawing import latents as ours
 from tests.images.diffusion.drawing import loaded
 from tests.images.diffusion.editing import TOLERANCE, difference, encode_without_chance, photo, png, rectangle
-from tests.images.diffusion.test_schedulers import KNOWN_TO_DIFFUSERS, METHOD
+from tests.images.diffusion.test_schedulers import IN_DIFFUSERS, KNOWN_TO_DIFFUSERS, METHOD
 
 SAMPLERS = ("Euler a", "DPM++ 2M", "Heun")
 """One that draws further noise, one that remembers its last step, one with two turns a step."""
@@ -74,7 +74,8 @@ class Pair:
         return latents
 
 
-Load = Callable[[str, int], tuple[Model, StableDiffusionXLPipeline]]
+Load = Callable[..., tuple[Model, StableDiffusionXLPipeline]]
+"""By prediction type and the channels of the UNet's input."""
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +83,9 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
     folder = tmp_path_factory.mktemp("parity")
 
     @cache
-    def load(prediction: str, channels: int) -> tuple[Model, StableDiffusionXLPipeline]:
-        checkpoint = tiny.Tiny(prediction=prediction, in_channels=channels)
-        file = tiny.write_single_file(folder / f"{prediction}-{channels}.safetensors", checkpoint)
+    def load(prediction: str, channels: int, zero_snr: bool = False) -> tuple[Model, StableDiffusionXLPipeline]:
+        checkpoint = tiny.Tiny(prediction=prediction, zero_snr=zero_snr, in_channels=channels)
+        file = tiny.write_single_file(folder / f"{prediction}-{channels}-{zero_snr}.safetensors", checkpoint)
         return loaded(file), checkpoint.pipeline().to(torch.float32)
 
     return load
@@ -153,6 +154,14 @@ def test_over_a_picture(pair: Pair) -> None:
     assert difference(ours(pair.model, pair.asked(init_image=png(PICTURE), strength=0.6)), expected) <= TOLERANCE
 
 
+@pytest.mark.parametrize("prediction", ["epsilon"])
+@pytest.mark.parametrize("sampler", [name for name in IN_DIFFUSERS if name not in SAMPLERS])
+def test_over_a_picture_by_the_other_samplers(pair: Pair) -> None:
+    further = {"eta": 0.3} if pair.sampler == "TCD" else {}  # else it gets 0 for TCD's own default
+    expected = pair.theirs(StableDiffusionXLImg2ImgPipeline, image=Image.fromarray(PICTURE), strength=0.6, **further)
+    assert difference(ours(pair.model, pair.asked(init_image=png(PICTURE), strength=0.6)), expected) <= TOLERANCE
+
+
 UNDER_A_MASK = {"init_image": png(PICTURE), "mask": png(MASK), "mask_blur": 0, "strength": 0.8}
 THEIR_MASK = {
     "image": Image.fromarray(PICTURE),
@@ -182,6 +191,18 @@ def test_in_two_passes(pair: Pair) -> None:
     )
     hires = Hires(scale=1.5, upscaler="latent", steps=REQUEST.steps + 1, strength=0.6)
     assert difference(ours(pair.model, pair.asked(width=64, height=48, hires=hires)), expected) <= TOLERANCE
+
+
+@on_two
+@pytest.mark.parametrize("strength", [0.6, 1.0])
+def test_over_a_picture_and_under_a_mask_with_zero_terminal_snr(load: Load, sampler: str, strength: float) -> None:
+    pair = Pair(*load("v_prediction", 4, zero_snr=True), sampler)
+    expected = pair.theirs(StableDiffusionXLImg2ImgPipeline, image=Image.fromarray(PICTURE), strength=strength)
+    request = pair.asked(init_image=png(PICTURE), strength=strength)
+    assert difference(ours(pair.model, request), expected) <= TOLERANCE
+    expected = pair.theirs(StableDiffusionXLInpaintPipeline, **{**THEIR_MASK, "strength": strength})
+    request = pair.asked(**{**UNDER_A_MASK, "strength": strength})
+    assert difference(ours(pair.model, request), expected) <= TOLERANCE
 
 
 @pytest.fixture(scope="module")
