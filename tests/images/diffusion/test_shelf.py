@@ -178,6 +178,13 @@ def test_a_folder_is_another_one_when_its_index_was_written_again(
     assert take(machine.shelf, path) is not before
 
 
+def test_a_checkpoint_that_is_gone_is_drawn_with_while_it_is_in_memory(machine: Machine, tmp_path: Path) -> None:
+    path = tiny.write_single_file(tmp_path / "model.safetensors")
+    model = take(machine.shelf, path)
+    path.unlink()
+    assert take(machine.shelf, path) is model
+
+
 def test_what_cannot_be_loaded_is_told_and_what_is_warm_stays_so(
     machine: Machine, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
