@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from illustrious.catalog.library import Library
 from illustrious.images import Admit, Done, Event, Failed, Step
 from illustrious.images.diffusion import loop as loop_module
 from illustrious.images.diffusion.checkpoint import starter_folder
+from illustrious.images.diffusion.conditioner import Conditioner
 from illustrious.images.diffusion.loop import Loop, Picture
 from illustrious.images.diffusion.model import Model
 from illustrious.images.diffusion.placement import Memory
@@ -289,16 +291,24 @@ def test_a_picture_that_fits_in_no_way_fails_alone(model: Model, monkeypatch: py
     assert order_of_ends(happened) == ["small"]
 
 
+def room_for(monkeypatch: pytest.MonkeyPatch, parts: int) -> tuple[list[str], list[bool]]:
+    """A device that is full until so many parts have left it: the threads in which they did, and what is left to do."""
+    made: list[str] = []
+    full = [True] * parts
+
+    def room(self: Model) -> bool:
+        made.append(threading.current_thread().name)
+        full.pop()
+        return True
+
+    monkeypatch.setattr(Model, "make_room", room)
+    return made, full
+
+
 def test_when_the_device_is_full_parts_leave_it_one_after_the_other_and_the_picture_is_drawn(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = []
-    full = [True, True]
-
-    def room(self: Model) -> bool:
-        made.append("room")
-        full.pop()
-        return True
+    made, full = room_for(monkeypatch, parts=2)
 
     def shrinking(honest: Answer) -> Answer:
         def predict(unet: Any, pictures: Sequence[Picture]) -> list[torch.Tensor]:
@@ -308,10 +318,25 @@ def test_when_the_device_is_full_parts_leave_it_one_after_the_other_and_the_pict
 
         return predict
 
-    monkeypatch.setattr(Model, "make_room", room)
     calls(monkeypatch, shrinking)
     assert order_of_ends(drawn(looped(model), {"one": RED})) == ["one"]
-    assert made == ["room", "room"]
+    assert made == ["aside_0"] * 2  # where the VAE works, so that it does not leave the device under a picture
+
+
+def test_text_encoders_that_find_no_room_are_asked_again_when_there_is_some(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, full = room_for(monkeypatch, parts=1)
+    honest = Conditioner.condition
+
+    def shrinking(self: Conditioner, *arguments: Any, **named: Any) -> Any:
+        if full:
+            torch.empty(2**60)
+        return honest(self, *arguments, **named)
+
+    monkeypatch.setattr(Conditioner, "condition", shrinking)
+    assert order_of_ends(drawn(looped(model), {"one": RED})) == ["one"]
+    assert made == ["aside_0"]
 
 
 def test_an_autoencoder_that_memory_cannot_hold_decodes_in_tiles_and_says_so(

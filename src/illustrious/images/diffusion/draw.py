@@ -178,10 +178,13 @@ class _Passes:
         beginning = noise(shape, generator)
         begun = yield from start(beginning)
         embeddings = self._around.embeddings(model)
-        conditioning, warnings = self._with_room(
+        conditioning, warnings = yield from self._with_room(
             lambda: self._outfit.condition(request, canvas.size, steps, self._guided, embeddings, first_steps)
         )
         self.warnings += warnings
+        control = yield from self._with_room(
+            lambda: self._outfit.control(request, canvas, self._around.find, self._around.max_pixels)
+        )
         picture = Picture(
             scheduler=self._sampler.scheduler(),
             noise=beginning,
@@ -191,9 +194,7 @@ class _Passes:
             generator=generator,
             rescale=request.guidance_rescale or 0.0,
             start=begun,
-            control=self._with_room(
-                lambda: self._outfit.control(request, canvas, self._around.find, self._around.max_pixels)
-            ),
+            control=control,
             group=(model.key, shape, self._outfit.key, request.exact),
             exact=request.exact,
             worn=self._outfit.worn,
@@ -241,7 +242,7 @@ class _Passes:
             try:
                 value: Value = yield self._beside(work)
             except RuntimeError as error:
-                self._make_room(error)
+                yield from self._make_room(error)
             else:
                 return value
 
@@ -252,19 +253,23 @@ class _Passes:
 
         return Aside(worn)
 
-    def _with_room(self, work: Callable[[], Value]) -> Value:
+    def _with_room(self, work: Callable[[], Value]) -> Generator[Aside, Any, Value]:
         while True:
             try:
                 return work()
             except RuntimeError as error:
-                self._make_room(error)
+                yield from self._make_room(error)
 
-    def _make_room(self, error: RuntimeError) -> None:
-        """After this it is worth trying again. Raises ``EngineFailed`` when it is not, and errors of another kind."""
+    def _make_room(self, error: RuntimeError) -> Generator[Aside, Any, None]:
+        """After this it is worth trying again. Raises ``EngineFailed`` when it is not, and errors of another kind.
+
+        It is made aside: there the VAE is at work for other pictures, and may not leave the device under them.
+        """
         if not memory_ran_out(error):
             raise error
         free_memory(self._model.placement)
-        if not self._model.make_room():
+        made = yield Aside(self._model.make_room)
+        if not made:
             raise EngineFailed(memory_message(self._model)) from error
 
 

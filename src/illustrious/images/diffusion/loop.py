@@ -188,7 +188,8 @@ class Loop:
                 if not memory_ran_out(error):
                     raise
                 self._memory.ran_out(first.group, len(together))
-                if len(together) == 1 and not model.make_room():
+                # Room is made aside: there the VAE is at work, and may not leave the device under a picture.
+                if len(together) == 1 and not self._beside.submit(model.make_room).result():
                     raise EngineFailed(memory_message(model)) from error
 
     def _measured(self, model: Model, pictures: Sequence[Picture]) -> list[Tensor]:
