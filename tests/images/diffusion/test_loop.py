@@ -4,6 +4,7 @@ import io
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from illustrious.types import Control, Hires, ImageRequest, Lora
 from tests import tiny_controlnet, tiny_lora
 from tests.images.diffusion.drawing import MAX_PIXELS, loaded
 from tests.images.diffusion.editing import photo, png
+from tests.images.diffusion.test_decode import overflowing
 
 RED = ImageRequest(prompt="a red apple", steps=4, guidance=5, seed=1)
 
@@ -358,6 +360,17 @@ def test_an_autoencoder_that_memory_cannot_hold_decodes_in_tiles_and_says_so(
         if isinstance(event, Done)
     ]
     assert "tiles" in done.results[0].warnings[0]
+
+
+def test_pictures_of_an_autoencoder_that_overflows_in_float16_are_whole_and_say_so(single_file: Path) -> None:
+    model = loaded(single_file)
+    model = replace(model, vae=overflowing(model.vae))
+    requests = {"one": RED, "another": RED.model_copy(update={"seed": 2})}
+    happened = drawn(looped(model), requests)
+    ends = {event.job_id: event.results[0] for event in happened if isinstance(event, Done)}
+    assert ["float32" in result.warnings[0] for result in ends.values()] == [True, True]
+    model.vae.to(torch.float32)
+    assert pictures(drawn(looped(model), requests)) == pictures(happened)
 
 
 def test_memory_bounds_how_many_share_a_call(model: Model) -> None:
