@@ -1,7 +1,7 @@
 """How each family of checkpoints is best drawn with, as its makers say, else as its users found.
 
 ==================  ===================================================================================================
-sdxl                the buckets of SDXL's paper (arXiv 2307.01952, appendix I); the rest as is common
+sdxl                the usual nine of the buckets in SDXL's paper (arXiv 2307.01952, appendix I); the rest as is common
 pony                model card of Pony Diffusion V6 XL: clip skip 2, ``score_…`` words, Euler a, 25 steps
 animagine           model card of Animagine XL 4.0 (which wants its words behind the prompt)
 illustrious         model card of Illustrious-XL v0.1: Euler a, 20 to 28 steps, guidance 5 to 7.5
@@ -10,6 +10,10 @@ illustrious-3       makers' notes on v3.0 and v3.5; up to 2048×2048
 noobai              model cards of NoobAI-XL 1.0 and NoobAI-XL V-Pred 1.0, without the words against animals
 starter             as it was trained
 ==================  ===================================================================================================
+
+Chosen here, and measured nowhere: one value where a source gives a range; ``pixels``, beyond what sources say of
+Illustrious; Illustrious' buckets over 1024×1024 other than the square; NoobAI's values for v-prediction in other
+families, too.
 """
 
 from illustrious.catalog.families import Family
