@@ -41,9 +41,10 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Aside:
-    """Work that needs no UNet. It is done beside the loop, one after the other."""
+    """Work that needs no UNet. It is done beside the loop, one after the other; ``alone``: the loop stands still."""
 
     work: Callable[[], Any]
+    alone: bool = False
 
 
 Work = Generator[Picture | Aside, Any, ImageResult]
@@ -263,12 +264,12 @@ class _Passes:
     def _make_room(self, error: RuntimeError) -> Generator[Aside, Any, None]:
         """After this it is worth trying again. Raises ``EngineFailed`` when it is not, and errors of another kind.
 
-        It is made aside: there the VAE is at work for other pictures, and may not leave the device under them.
+        Nothing else is done meanwhile: no part may leave the device under another picture.
         """
         if not memory_ran_out(error):
             raise error
         free_memory(self._model.placement)
-        made = yield Aside(self._model.make_room)
+        made = yield Aside(self._model.make_room, alone=True)
         if not made:
             raise EngineFailed(memory_message(self._model)) from error
 

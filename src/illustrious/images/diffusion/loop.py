@@ -188,7 +188,7 @@ class Loop:
                 if not memory_ran_out(error):
                     raise
                 self._memory.ran_out(first.group, len(together))
-                # Room is made aside: there the VAE is at work, and may not leave the device under a picture.
+                # After what is done aside, and with this loop waiting: no part may leave under another picture.
                 if len(together) == 1 and not self._beside.submit(model.make_room).result():
                     raise EngineFailed(memory_message(model)) from error
 
@@ -258,6 +258,9 @@ class Loop:
                 return
             if isinstance(wish, Aside):
                 future = self._beside.submit(wish.work)
+                if wish.alone:
+                    go_on = partial(strand.work.send, future.result())
+                    continue
                 future.add_done_callback(lambda done: self._done_aside.put((strand, done)))
                 return
             if not wish.done:
