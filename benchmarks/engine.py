@@ -77,7 +77,10 @@ class Bench:
         return ImageRequest(**{"prompt": prompt, "negative_prompt": NEGATIVE, "seed": self._number, **values})
 
     def theirs(self, request: ImageRequest) -> None:
-        image = self.pipeline(
+        self.pixels(request).save(io.BytesIO(), "PNG")
+
+    def pixels(self, request: ImageRequest) -> Image.Image:
+        image: Image.Image = self.pipeline(
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,
             num_inference_steps=request.steps,
@@ -86,7 +89,7 @@ class Bench:
             height=request.height,
             generator=torch.Generator().manual_seed(request.seed),
         ).images[0]
-        image.save(io.BytesIO(), "PNG")
+        return image
 
     def ours(self, *requests: ImageRequest) -> list[Event]:
         for number, request in enumerate(requests):
