@@ -38,7 +38,7 @@ class Float8Linear(nn.Module):
         self.bias = linear.bias
 
     def forward(self, given: Tensor) -> Tensor:
-        values, scale = rounded(given.flatten(0, -2))
+        values, scale = rounded(given.flatten(0, -2).contiguous())
         output = torch._scaled_mm(
             values,
             self.weight.t(),

@@ -11,8 +11,9 @@ longer fits into ``--budget`` seconds is a row that says so. ``--cache`` is wher
 folder a second run compiles next to nothing. On a large card all of it takes some twelve minutes, most of them for
 compilers; ``--only`` names what is left for a second run.
 
-On a machine without an index to install from, take along wheels of what its Python lacks (diffusers, pydantic,
-pydantic-core, annotated-types, typing-inspection; transformers where it is older than ``constraints.txt`` says):
+On a machine without an index to install from, take along wheels of what its Python lacks; beside torch, transformers,
+accelerate, peft, safetensors, pillow and psutil these are diffusers, pydantic, pydantic-core, annotated-types and
+typing-inspection:
 
     python -m pip install --no-deps --no-index --target site wheels/*.whl
     PYTHONPATH=site:src python benchmarks/gpu.py --out results

@@ -119,6 +119,13 @@ def tried_convolutions() -> Iterator[None]:
         torch.backends.cudnn.benchmark = before
 
 
+def cudnn_attention() -> AbstractContextManager[None]:
+    """Before all others; not every length of text suits it."""
+    others = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    kernels: AbstractContextManager[None] = sdpa_kernel([SDPBackend.CUDNN_ATTENTION, *others], set_priority=True)
+    return kernels
+
+
 @contextmanager
 def together(*changes: AbstractContextManager[None]) -> Iterator[None]:
     with ExitStack() as stack:
@@ -307,7 +314,7 @@ STEP_LEVERS: Sequence[Lever] = (
         _step(lambda unet: together(channels_last(unet), tried_convolutions())),
     ),
     Lever("attention by flash", 1.00, _step(lambda unet: sdpa_kernel([SDPBackend.FLASH_ATTENTION]))),
-    Lever("attention by cuDNN", 1.02, _step(lambda unet: sdpa_kernel([SDPBackend.CUDNN_ATTENTION]))),
+    Lever("attention by cuDNN where it can", 1.02, _step(lambda unet: cudnn_attention())),
     Lever("halves of guidance one after the other", 0.90, _one_after_the_other),
     Lever("halves of guidance on two streams", 0.95, _two_streams),
     Lever("guidance in 3 of 5 steps", 1.20, _guided_for_a_while, steps=5),
