@@ -116,6 +116,18 @@ def test_the_configured_one_wins_as_path_or_name_and_is_not_replaced_when_it_is_
     assert Library(roots, "gone").default() == Entry("checkpoint", "gone", Path("gone"))
 
 
+def test_a_configured_one_that_lies_elsewhere_is_called_like_the_others(tmp_path: Path) -> None:
+    own = write_header(tmp_path / "downloads" / "own.safetensors", SDXL)
+    models = tmp_path / "models"
+    library = Library([models], str(own))
+    assert library.entries("checkpoint") == (library.default(), STARTER)
+    assert library.checkpoint("own") == library.checkpoint("own.safetensors") == library.default()
+    write_header(models / "checkpoints" / "own.safetensors", SDXL)
+    library = Library([models], str(own))
+    assert library.checkpoint("own").path.parent.name == "checkpoints"
+    assert library.default() == library.checkpoint("downloads/own") == Entry("checkpoint", "downloads/own", own)
+
+
 def test_a_file_that_was_replaced_is_identified_anew(tmp_path: Path) -> None:
     file = write_header(tmp_path / "checkpoints" / "a.safetensors", SDXL)
     library = Library([tmp_path])

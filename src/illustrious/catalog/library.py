@@ -136,9 +136,25 @@ class Library:
     def _shelf(self, kind: Kind) -> "_Shelf":
         shelf = self._shelves.get(kind)
         if shelf is None or not shelf.scan.fresh:
-            shelf = _Shelf(Scan(kind, self.roots, self._identified), self._builtin)
+            scan = Scan(kind, self.roots, self._identified)
+            entries = _named(scan)
+            if kind == self._builtin.kind:
+                entries += self._configured_elsewhere(entries)
+            shelf = _Shelf(scan, entries, self._builtin)
             self._shelves[kind] = shelf
         return shelf
+
+    def _configured_elsewhere(self, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
+        """The configured image model where it lies in none of the folders: requests call it like the others."""
+        if self._configured is None:
+            return ()
+        path = Path(self._configured).expanduser()
+        if not path.exists() or any(entry.path.exists() and entry.path.samefile(path) for entry in entries):
+            return ()
+        name = _without_suffix("checkpoint", path.name)
+        if name in {entry.name for entry in entries}:
+            name = f"{path.absolute().parent.name}/{name}"
+        return (Entry("checkpoint", name, path),)
 
     def _hashed(self, entries: Iterable[Entry], name: str) -> list[Entry]:
         """The first of this hash: others are alike to the last byte."""
@@ -164,9 +180,9 @@ class Library:
 class _Shelf:
     """Everything of one kind by its spellings: as it is, in any case, without folder; each with and without suffix."""
 
-    def __init__(self, scan: Scan, builtin: Entry) -> None:
+    def __init__(self, scan: Scan, entries: tuple[Entry, ...], builtin: Entry) -> None:
         self.scan = scan
-        self.entries = _named(scan)
+        self.entries = entries
         if scan.kind == builtin.kind and builtin.name not in {entry.name for entry in self.entries}:
             self.entries += (builtin,)
         self.spellings: tuple[_Spellings, _Spellings, _Spellings] = ({}, {}, {})
