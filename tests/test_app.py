@@ -40,6 +40,9 @@ async def running(folder: Path, **settings: Any) -> AsyncIterator[Studio]:
 
 async def test_each_device_has_a_worker_and_they_draw_at_the_same_time(tmp_path: Path) -> None:
     async with running(tmp_path, devices=("cpu", "cpu")) as studio:
+        for worker in studio.workers:
+            await worker.start()
+            await worker.wait_until_loaded()
         long = APPLE.model_copy(update={"steps": 150, "width": 1024, "height": 1024})
         drawing = asyncio.gather(*(studio.generate(long, Asker()) for _ in range(2)))
         both = False
