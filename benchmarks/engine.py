@@ -38,6 +38,7 @@ from illustrious.images import Admit, Done, EngineOptions, Event, Failed, Step
 from illustrious.images.diffusion.loop import Loop
 from illustrious.images.diffusion.model import Model, load
 from illustrious.images.diffusion.placement import Memory, Placement
+from illustrious.images.diffusion.returned import returned
 from illustrious.images.diffusion.shelf import Shelf
 from illustrious.images.diffusion.stock import Stock
 from illustrious.system import forget_peak_memory, peak_memory
@@ -258,13 +259,7 @@ def memory(bench: Bench) -> None:
 
 
 def starter() -> Model:
-    loading = load(EngineOptions(device="cpu"))
-    while True:
-        try:
-            next(loading)
-        except StopIteration as end:
-            model: Model = end.value
-            return model
+    return returned(load(EngineOptions(device="cpu")))
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from illustrious.images.diffusion.denoise import Picture, denoise
 from illustrious.images.diffusion.draw import Surroundings, Work, draw
 from illustrious.images.diffusion.model import Model, load
 from illustrious.images.diffusion.placement import Memory
+from illustrious.images.diffusion.returned import returned
 from illustrious.images.diffusion.stock import Stock
 from illustrious.types import ImageRequest, ImageResult
 
@@ -17,13 +18,7 @@ MAX_PIXELS = 1 << 22
 
 
 def loaded(path: Path) -> Model:
-    loading = load(EngineOptions(model=str(path), device="cpu"))
-    while True:
-        try:
-            next(loading)
-        except StopIteration as done:
-            model: Model = done.value
-            return model
+    return returned(load(EngineOptions(model=str(path), device="cpu")))
 
 
 def surroundings(model: Model, *roots: Path) -> Surroundings:

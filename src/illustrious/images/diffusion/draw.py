@@ -31,6 +31,7 @@ from illustrious.images.diffusion.hires import (
 from illustrious.images.diffusion.model import Model
 from illustrious.images.diffusion.outfit import Find, Outfit, dress
 from illustrious.images.diffusion.placement import free_memory, memory_ran_out
+from illustrious.images.diffusion.returned import returned
 from illustrious.images.diffusion.samplers import Sampler, choose
 from illustrious.images.diffusion.upscale import Upscaler
 from illustrious.images.diffusion.wildcards import Wildcards
@@ -215,12 +216,7 @@ class _Passes:
 
         def enlarge() -> Tensor:
             by = plain if plain is not None else self._around.upscaler(self._model, upscaler)
-            work = enlarge_picture(image, size, by, axes)
-            while True:
-                try:
-                    next(work)
-                except StopIteration as end:
-                    return encode(self._vae, end.value)
+            return encode(self._vae, returned(enlarge_picture(image, size, by, axes)))
 
         return (yield from self._aside(enlarge))
 

@@ -14,6 +14,7 @@ import torch
 from illustrious.catalog.safetensors_header import read_header
 from illustrious.images.diffusion.model import Model, put_together
 from illustrious.images.diffusion.placement import Memory, Placement, free_memory
+from illustrious.images.diffusion.returned import returned
 
 SPARE = 1.25
 """How much more than a model's weights must be free before it is loaded: drawing takes some, too."""
@@ -57,22 +58,13 @@ class Shelf:
             if not self._has_room(needed, busy, path) and busy:
                 return None
         if kept is None:
-            kept = _Kept(self._loaded(path), _stamp(path))
+            kept = _Kept(returned(put_together(path, self._placement)), _stamp(path))
         elif not kept.is_on_device:
             kept.model.to_device()
             kept.is_on_device = True
         self._kept.pop(path, None)
         self._kept[path] = kept
         return kept.model
-
-    def _loaded(self, path: Path | None) -> Model:
-        loading = put_together(path, self._placement)
-        while True:
-            try:
-                next(loading)
-            except StopIteration as end:
-                model: Model = end.value
-                return model
 
     def _has_room(self, needed: int, busy: Collection[Model], wanted: Path | None) -> bool:
         """Put away what is idle until there is; returns whether there is."""
