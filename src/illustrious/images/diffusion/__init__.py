@@ -17,6 +17,7 @@ Importing this package loads no torch: everything heavy is imported when the eng
 ``stock``        names in requests → memory        ``shelf``         which models are kept warm
 ``model``        the parts in memory               ``recent``        what took long to load, while there is room
 ``checkpoint``   a file or folder → its ``parts``, by ``single_file`` (LDM keys) or ``folder`` (diffusers)
+``returned``     a generator taken to its end
 ``weights``      safetensors → models              ``tokenizer``     CLIP's vocabulary
 """
 
