@@ -1,15 +1,18 @@
-"""Train the autoencoder of a model from scratch: ``python -m training.autoencoder --config training/full.toml``.
+"""Train the autoencoder of a model: ``python -m training.autoencoder [--config training/full.toml]``.
 
-It learns from the same pictures as the image model, which is trained on its latents afterwards.
+It learns from the same pictures as the image model. Without a teacher the image model is trained on its latents
+afterwards; with one it learns to have the teacher's latents, which the image model is trained on already, and to draw
+larger pictures from them.
 """
 
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderTiny
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
@@ -28,6 +31,9 @@ SHOWN = 16
 MEASURED = 512
 """Pictures the latents' spread is measured on, none of them trained on."""
 
+CERTAIN, CERTAIN_WEIGHT = -12.0, 0.01
+"""The logarithm of the variance that latents like the teacher's are to have: next to none; and how much it weighs."""
+
 APART = 1 << 40
 """The number of the first picture that is shown or measured; no run trains on that many."""
 
@@ -37,7 +43,10 @@ class AutoencoderTrainer:
         self._config = config
         self._device = device
         self.batch = config.autoencoder.batch
-        self._composer = Composer(icons, config.size, config.mixture, config.seed)
+        self.teacher = _teacher(config, device)
+        size = config.size if self.teacher is None else config.native or config.size
+        mixture = replace(config.mixture, other_styles=config.autoencoder.other_styles)
+        self._composer = Composer(icons, size, mixture, config.seed)
         torch.manual_seed(config.seed)
         channels = config.autoencoder.channels
         self.vae = AutoencoderKL(
@@ -46,25 +55,42 @@ class AutoencoderTrainer:
             layers_per_block=config.autoencoder.layers_per_block,
             down_block_types=("DownEncoderBlock2D",) * len(channels),
             up_block_types=("UpDecoderBlock2D",) * len(channels),
-            norm_num_groups=16,
-            sample_size=config.size,
+            norm_num_groups=config.autoencoder.groups,
+            sample_size=size,
             mid_block_add_attention=False,
         ).to(device)
         steps = -(-config.autoencoder.samples // self.batch)
         self.learner = Learner(self.vae.train(), Schedule(steps, config.autoencoder.learning_rate))
 
     def loss(self, step: int) -> Tensor:
-        """What differs between picture and reconstruction, in colour and at edges, and the latents' divergence."""
+        """What differs between picture and reconstruction, in colour and at edges, and what is asked of the latents:
+        to be near a normal distribution, or to be the teacher's."""
         config = self._config.autoencoder
         pictures = self._pictures(step * self.batch, self.batch)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._config.precision == "bfloat16"):
             found = self.vae.encode(pictures).latent_dist
             noise = torch.randn(found.mean.shape, generator=torch.Generator().manual_seed(step)).to(self._device)
-            rebuilt = self.vae.decode(found.mean + found.std * noise).sample.float()
-        loss = functional.l1_loss(rebuilt, pictures) + config.kl * found.kl().float().mean()
+            if self.teacher is None:
+                asked = config.kl * found.kl().float().mean()
+                latents = found.mean + found.std * noise
+            else:
+                taught = self._taught(pictures)
+                asked = (found.mean.float() - taught).square().mean() + CERTAIN_WEIGHT * (
+                    found.logvar - CERTAIN
+                ).abs().mean()
+                latents = taught + config.jitter * noise
+            rebuilt = self.vae.decode(latents).sample.float()
+        loss = functional.l1_loss(rebuilt, pictures) + asked
         for axis in (2, 3):
             loss = loss + config.edges * functional.l1_loss(rebuilt.diff(dim=axis), pictures.diff(dim=axis))
         return loss
+
+    @torch.no_grad()
+    def _taught(self, pictures: Tensor) -> Tensor:
+        """The teacher's latents of the pictures, reduced to the size it knows."""
+        assert self.teacher is not None
+        small = functional.interpolate(pictures, size=(self._config.size,) * 2, mode="area")
+        return self.teacher.encode(small).latents.float()
 
     def _pictures(self, first: int, count: int) -> Tensor:
         """(count, 3, size, size) from −1 to 1."""
@@ -92,6 +118,13 @@ class AutoencoderTrainer:
         return torch.cat(latents).std().item(), -10 * torch.stack(errors).mean().log10().item()
 
 
+def _teacher(config: ImageConfig, device: torch.device) -> AutoencoderTiny | None:
+    if config.autoencoder.teacher is None:
+        return None
+    teacher: AutoencoderTiny = AutoencoderTiny.from_pretrained(config.autoencoder.teacher, torch_dtype=torch.float32)
+    return teacher.requires_grad_(False).eval().to(device)
+
+
 def main(words: list[str]) -> int:
     options = run.arguments("Train the autoencoder.", Path("training/runs/autoencoder")).parse_args(words)
     if not run.prepare(options, "training.autoencoder", words):
@@ -101,8 +134,9 @@ def main(words: list[str]) -> int:
         shorter = config.autoencoder.model_copy(update={"samples": options.samples})
         config = config.model_copy(update={"autoencoder": shorter})
     labels = STARTER if config.vocabulary == "starter" else None
+    size = config.size if config.autoencoder.teacher is None else config.native or config.size
     trainer = AutoencoderTrainer(
-        config, load_icons(config.styles, config.size, options.cache, labels), run.best_device()
+        config, load_icons(config.autoencoder.styles or config.styles, size, options.cache, labels), run.best_device()
     )
     run.begin(trainer, options.run)
     stop = run.Stop().listen()
@@ -117,10 +151,11 @@ def finish(trainer: AutoencoderTrainer, folder: Path) -> None:
     with trainer.learner.averaged():
         trainer.vae.eval()
         spread, fidelity = trainer.measure()
-        trainer.vae.register_to_config(scaling_factor=1 / spread)
+        scale = 1 / spread if trainer.teacher is None else trainer.teacher.config.scaling_factor
+        trainer.vae.register_to_config(scaling_factor=scale)
         trainer.vae.save_pretrained(folder)
         trainer.show(folder / "sheets" / "final.png")
-    log.info("the autoencoder is in %s: %.1f dB, scaling factor %.3f", folder, fidelity, 1 / spread)
+    log.info("the autoencoder is in %s: %.1f dB, scaling factor %.3f", folder, fidelity, scale)
 
 
 if __name__ == "__main__":

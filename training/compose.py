@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from training.colours import COLOURS, main_colour, painted
-from training.concepts import FULL_SQUARE, NATURE_COLOUR_ONLY, nouns, plural, with_article
+from training.concepts import ADDED, FULL_SQUARE, NATURE_COLOUR_ONLY, nouns, plural, with_article
 from training.icons import Icon, Pixels
 from training.scenes import HAIR, SCENES, Brush, in_a_place
 
@@ -47,7 +47,8 @@ COUNT_LAYOUTS: dict[int, tuple[tuple[tuple[float, float], ...], float]] = {
 class Mixture:
     """How often each kind of picture is made, in parts. ``style_words``: the share of captions that name the style of
     the first style trained on; those of other styles always do. ``painted``: the share of icons painted in another
-    colour."""
+    colour. ``added``: how much oftener than others the concepts are drawn that the model it goes on from did not know.
+    """
 
     single: float = 50
     sized: float = 4
@@ -63,13 +64,14 @@ class Mixture:
     painted: float = 0.35
     style_words: float = 0.05
     other_styles: float = 0.0
+    added: float = 1.0
 
     @property
     def kinds(self) -> dict[str, float]:
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _SHARES}
 
 
-_SHARES = ("painted", "style_words", "other_styles")
+_SHARES = ("painted", "style_words", "other_styles", "added")
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +87,18 @@ def held_out(kind: str, *parts: str) -> bool:
     return zlib.crc32("|".join((kind, *parts)).encode()) % 7 == 0
 
 
+class Choice:
+    """Labels to take from, those of ``ADDED`` so many times as often."""
+
+    def __init__(self, labels: list[str], added: float) -> None:
+        self.labels = labels
+        odds = np.cumsum([added if label in ADDED else 1.0 for label in labels])
+        self._shares = odds / odds[-1]
+
+    def take(self, random: Random) -> str:
+        return self.labels[int(np.searchsorted(self._shares, random.random(), side="right"))]
+
+
 class Composer:
     """``icons``: of one or more styles. The first style given is the one a caption without style words means."""
 
@@ -97,8 +111,9 @@ class Composer:
             self._styles[icon.style][icon.label] = icon.pixels
         self._main = next(iter(self._styles))
         self._others = [style for style in self._styles if style != self._main]
-        self._labels = sorted(self._styles[self._main])
-        self._things = [label for label in self._labels if label not in FULL_SQUARE]
+        labels = sorted(self._styles[self._main])
+        self._labels = Choice(labels, mixture.added)
+        self._things = Choice([label for label in labels if label not in FULL_SQUARE], mixture.added)
         kinds = self._possible(mixture.kinds)
         self._kinds = list(kinds)
         self._odds = np.array(list(kinds.values())) / sum(kinds.values())
@@ -118,15 +133,15 @@ class Composer:
         """Without those that need an icon that is not there."""
         needs = {"castle_in_the_clouds": {"castle"}, "dragon_breathing_fire": {"dragon", "dragon face", "fire"}}
         needs["hair"] = {hair.label for hair in HAIR}
-        have = set(self._labels)
+        have = set(self._labels.labels)
         return {kind: odds for kind, odds in kinds.items() if odds > 0 and needs.get(kind, set()) <= have}
 
     def _paint(self, style: str, label: str, colour: str) -> Pixels:
         return painted(self._styles[style][label], COLOURS[colour])
 
-    def _thing(self, random: Random, labels: list[str], painted_share: float) -> tuple[str, str, Pixels, str, str]:
+    def _thing(self, random: Random, labels: Choice, painted_share: float) -> tuple[str, str, Pixels, str, str]:
         """An icon by a noun, perhaps with a colour word: label, words, pixels, the colour named or '', style."""
-        label = labels[int(random.integers(len(labels)))]
+        label = labels.take(random)
         style = self._main
         others = [other for other in self._others if label in self._styles[other]]
         if others and random.random() < self._mixture.other_styles:

@@ -33,9 +33,22 @@ NOUNS: dict[str, tuple[str, ...]] = {
     "beer mug": ("beer mug", "glass of beer"),
     "wine glass": ("glass of wine", "wine glass"),
     "pickup truck": ("pickup truck", "truck"),
+    "T-Rex": ("dinosaur", "T-Rex"),
+    "ewe": ("sheep", "ewe"),
+    "lady beetle": ("ladybug", "lady beetle"),
+    "Santa Claus": ("Santa Claus",),
+    "high voltage": ("lightning bolt", "lightning"),
+    "flying saucer": ("flying saucer", "ufo"),
+    "ringed planet": ("planet", "ringed planet"),
+    "cherry blossom": ("cherry blossom", "flower"),
+    "bouquet": ("bouquet", "bouquet of flowers"),
+    "open book": ("book", "open book"),
+    "crossed swords": ("crossed swords", "swords"),
+    "four leaf clover": ("four leaf clover", "clover"),
+    "fire engine": ("fire engine", "fire truck"),
 }
 
-STARTER = (
+FIRST = (
     "cloud", "crescent moon", "light bulb", "red heart", "gem stone", "grinning face", "angry face", "sunrise", "alien",
     "sailboat", "bus", "sunrise over mountains", "mountain", "smiling face with sunglasses", "fire", "wrapped gift",
     "ghost", "man", "lemon", "woman", "balloon", "mushroom", "skull", "deciduous tree", "crying face", "red apple",
@@ -49,6 +62,20 @@ STARTER = (
     "night with stars", "birthday cake", "lion", "bicycle", "hot dog", "astronaut", "fox", "doughnut", "man: beard",
     "snowman", "Christmas tree", "locomotive", "milky way", "butterfly", "bridge at night",
 )  # fmt: skip
+"""What the first starter model knew."""
+
+ADDED = (
+    "tiger", "bear", "pig face", "cow face", "monkey face", "mouse face", "dolphin", "shark", "crab", "spider", "T-Rex",
+    "parrot", "eagle", "duck", "snake", "giraffe", "bird", "koala", "lady beetle", "ewe", "mermaid", "vampire",
+    "Santa Claus", "teddy bear", "pear", "peach", "pineapple", "avocado", "tomato", "bread", "cookie", "cupcake",
+    "cherry blossom", "four leaf clover", "crossed swords", "shield", "key", "bomb", "open book", "umbrella", "camera",
+    "television", "chair", "bell", "drum", "violin", "helicopter", "motorcycle", "train", "tractor", "ship",
+    "fire engine", "tent", "church", "snowflake", "high voltage", "flying saucer", "ringed planet", "full moon",
+    "treasure chest", "trophy", "candle", "top hat", "bouquet",
+)  # fmt: skip
+"""What it is taught since: things people ask for."""
+
+STARTER = FIRST + ADDED
 
 NATURE_COLOUR_ONLY = frozenset(
     {
@@ -56,6 +83,7 @@ NATURE_COLOUR_ONLY = frozenset(
         "cityscape at dusk", "cityscape", "sunset", "night with stars", "milky way", "bridge at night", "man", "woman",
         "girl", "woman: blond hair", "man: beard", "princess", "fairy", "mage", "astronaut", "mermaid", "vampire",
         "smiling face with sunglasses", "smiling face with heart-eyes", "pizza", "snowman", "soccer ball", "mountain",
+        "Santa Claus", "bouquet", "high voltage", "full moon", "church",
     }
 )  # fmt: skip
 """Never painted in another colour: scenes, people, and what would no longer be it."""
@@ -83,7 +111,15 @@ def nouns(label: str) -> tuple[str, ...]:
     return (label,)
 
 
-IRREGULAR = {"mouse face": "mouse faces", "man": "men", "woman": "women", "wolf": "wolves", "cherries": "cherries"}
+IRREGULAR = {
+    "mouse": "mice",
+    "sheep": "sheep",
+    "bread": "loaves of bread",
+    "man": "men",
+    "woman": "women",
+    "wolf": "wolves",
+    "cherries": "cherries",
+}
 
 
 def plural(noun: str) -> str:
@@ -95,7 +131,7 @@ def plural(noun: str) -> str:
     if noun in IRREGULAR:
         return IRREGULAR[noun]
     if head.endswith(("s", "sh", "ch", "x")):
-        head = head if head in ("grapes", "fish") else head + "es"
+        head = head if head in ("grapes", "fish", "swords", "crossed swords") else head + "es"
     elif head.endswith("y") and head[-2] not in "aeiou":
         head = head[:-1] + "ies"
     else:
@@ -108,6 +144,6 @@ def with_article(noun: str) -> str:
     >>> with_article("owl"), with_article("unicorn"), with_article("cherries")
     ('an owl', 'a unicorn', 'cherries')
     """
-    if noun in ("cherries", "grapes", "bread", "fire"):
+    if noun in ("cherries", "grapes", "bread", "fire", "swords", "crossed swords", "Santa Claus", "lightning"):
         return noun
-    return f"an {noun}" if noun[0].lower() in "aeiou" and not noun.startswith("uni") else f"a {noun}"
+    return f"an {noun}" if noun[0].lower() in "aeiou" and not noun.startswith(("uni", "ufo", "ewe")) else f"a {noun}"

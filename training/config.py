@@ -21,7 +21,8 @@ class ModelConfig(Noun):
     captions.
 
     ``channels``: of the UNet, one number per level. ``text_widths``: of the two text encoders. ``autoencoder``: a
-    diffusers folder of an autoencoder trained before (``python -m training.autoencoder``).
+    diffusers folder of an autoencoder trained before (``python -m training.autoencoder``). With ``start`` it takes the
+    place of the one trained with when the model is written; its latents must be the same.
     """
 
     start: Path | None = None
@@ -38,10 +39,24 @@ class ModelConfig(Noun):
 
 class AutoencoderConfig(Noun):
     """An ``AutoencoderKL`` of ``len(channels) - 1`` halvings. ``kl``: the weight of the latents' divergence from a
-    normal distribution; ``edges``: that of the differences between neighbouring pixels, which keeps outlines sharp."""
+    normal distribution; ``edges``: that of the differences between neighbouring pixels, which keeps outlines sharp.
+
+    ``teacher``: a diffusers folder of an ``AutoencoderTiny`` whose latents, of pictures of ``ImageConfig.size``, the
+    new one is to have, so that an image model trained on those draws through the new one: at ``ImageConfig.native``,
+    which may be larger. ``jitter``: the standard deviation of what is added to those latents before they are decoded,
+    for an image model's are not quite those of a picture.
+
+    ``styles``: of the icons it learns from; the image model's where there are none. ``other_styles``: the share that is
+    not of the first.
+    """
 
     channels: tuple[int, ...] = (32, 64, 128)
+    groups: int = 16
     layers_per_block: int = 1
+    teacher: Path | None = None
+    jitter: float = 0.1
+    styles: tuple[str, ...] = ()
+    other_styles: float = 0.0
     samples: int = 400_000
     batch: int = 64
     learning_rate: float = 5e-4
@@ -50,7 +65,10 @@ class AutoencoderConfig(Noun):
 
 
 class ImageConfig(Noun):
-    """``styles``: of ``training.icons.STYLES``, the main one first. ``vocabulary``: the icons of
+    """``size``: pixels a side of the pictures trained on; ``native``: of those the finished model draws, which is what
+    the UNet is told. They differ where the finished model has an autoencoder that draws larger.
+
+    ``styles``: of ``training.icons.STYLES``, the main one first. ``vocabulary``: the icons of
     ``training.concepts.STARTER`` or all there are.
 
     ``samples`` are seen in all, ``batch`` at a time; ``warmup`` to ``weight_decay`` are
@@ -61,6 +79,7 @@ class ImageConfig(Noun):
     """
 
     size: int = 64
+    native: int | None = None
     styles: tuple[str, ...] = ("twemoji",)
     vocabulary: Literal["starter", "all"] = "starter"
     mixture: Mixture = Field(default_factory=Mixture)

@@ -6,6 +6,7 @@ started again, with the very same result: every step's pictures and noise depend
 
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,8 @@ class ImageTrainer:
     def _model(self) -> StarterModel:
         config = self._config
         if config.model.start is not None:
-            return model.load(config.model.start)
+            started = model.load(config.model.start)
+            return replace(started, size=config.native or started.size)
         captions = (self._composer.sample(index).caption for index in range(config.model.captions))
         return model.build(config.model, config.size, captions, config.seed)
 
@@ -79,7 +81,7 @@ class ImageTrainer:
     def show(self, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         self.model.trained.eval()
-        sheet(self.model.pipeline(), SHEET_PROMPTS).save(file)
+        sheet(self.model.pipeline(), SHEET_PROMPTS, told=self.model.size).save(file)
         self.model.trained.train()
 
 

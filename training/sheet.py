@@ -36,20 +36,38 @@ SHEET_PROMPTS = (
 
 
 def draw_all(
-    pipeline: StableDiffusionXLPipeline, prompts: Sequence[str], steps: int = 20, guidance: float = 5.0, batch: int = 8
+    pipeline: StableDiffusionXLPipeline,
+    prompts: Sequence[str],
+    steps: int = 20,
+    guidance: float = 5.0,
+    batch: int = 8,
+    told: int | None = None,
 ) -> list[Image.Image]:
-    """One picture per prompt. Its noise depends on its place in the list alone, whatever the batch."""
+    """One picture per prompt. Its noise depends on its place in the list alone, whatever the batch.
+
+    ``told``: the size the UNet is told the picture has, unless it is the picture's own.
+    """
+    size = (told, told) if told else None
     pipeline.set_progress_bar_config(disable=True)
     pictures: list[Image.Image] = []
     for first in range(0, len(prompts), batch):
         part = list(prompts[first : first + batch])
         generators = [torch.Generator().manual_seed(1000 + first + place) for place in range(len(part))]
-        pictures += pipeline(part, num_inference_steps=steps, guidance_scale=guidance, generator=generators).images
+        pictures += pipeline(
+            part,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            generator=generators,
+            original_size=size,
+            target_size=size,
+        ).images
     return pictures
 
 
-def sheet(pipeline: StableDiffusionXLPipeline, prompts: Sequence[str], columns: int = 8) -> Image.Image:
-    return arrange(draw_all(pipeline, prompts), prompts, columns)
+def sheet(
+    pipeline: StableDiffusionXLPipeline, prompts: Sequence[str], columns: int = 8, told: int | None = None
+) -> Image.Image:
+    return arrange(draw_all(pipeline, prompts, told=told), prompts, columns)
 
 
 def arrange(pictures: Sequence[Image.Image], captions: Sequence[str], columns: int, cell: int = 128) -> Image.Image:
