@@ -64,6 +64,36 @@ class AutoencoderConfig(Noun):
     edges: float = 0.5
 
 
+class LoraConfig(Noun):
+    """An adapter of the finished image model; ``samples`` are seen, ``batch`` at a time."""
+
+    rank: int = 8
+    samples: int = 8_000
+    batch: int = 16
+    learning_rate: float = 1e-3
+    ema: float = 0.99
+
+    @property
+    def schedule(self) -> Schedule:
+        return Schedule(-(-self.samples // self.batch), self.learning_rate, warmup=20, ema=self.ema, weight_decay=0.0)
+
+
+class StyleConfig(LoraConfig):
+    """``name``: of ``training.icons.STYLES``."""
+
+    name: str = "fluent"
+
+
+class FewStepsConfig(LoraConfig):
+    """In ``steps`` steps without guidance the adapter does what the model does in ``teacher_steps`` times as many with
+    ``guidance``."""
+
+    rank: int = 16
+    steps: int = 4
+    teacher_steps: int = 2
+    guidance: float = 5.0
+
+
 class ImageConfig(Noun):
     """``size``: pixels a side of the pictures trained on; ``native``: of those the finished model draws, which is what
     the UNet is told. They differ where the finished model has an autoencoder that draws larger.
@@ -85,6 +115,8 @@ class ImageConfig(Noun):
     mixture: Mixture = Field(default_factory=Mixture)
     model: ModelConfig = Field(default_factory=ModelConfig)
     autoencoder: AutoencoderConfig = Field(default_factory=AutoencoderConfig)
+    style: StyleConfig = Field(default_factory=StyleConfig)
+    few_steps: FewStepsConfig = Field(default_factory=FewStepsConfig)
     samples: int = 120_000
     batch: int = 32
     learning_rate: float = 3e-4

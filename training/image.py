@@ -78,6 +78,13 @@ class ImageTrainer:
     def _arithmetic(self) -> torch.autocast:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self._config.precision == "bfloat16")
 
+    def finished(self) -> StarterModel:
+        """With the autoencoder it is to be shipped with."""
+        config = self._config.model
+        if config.start is None or config.autoencoder is None:
+            return self.model
+        return replace(self.model, vae=model.load_autoencoder(config.autoencoder))
+
     def show(self, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         self.model.trained.eval()
@@ -108,6 +115,7 @@ def main(words: list[str]) -> int:
         if not run.complete(trainer, options.run, stop, config.checkpoint_minutes, config.sheet_every):
             return 0
     with trainer.learner.averaged():
+        trainer.model = trainer.finished()
         export(trainer.model, options.run / "model")
         trainer.show(options.run / "sheets" / "final.png")
     log.info("the model is in %s", options.run / "model")

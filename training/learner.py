@@ -35,11 +35,14 @@ class Schedule:
 
 
 class Learner:
+    """Of the module's weights those learn that require a gradient."""
+
     def __init__(self, module: nn.Module, schedule: Schedule) -> None:
         self.schedule = schedule
         self.step = 0
-        self._names = [name for name, _ in module.named_parameters()]
-        self.weights = list(module.parameters())
+        learned = [(name, weight) for name, weight in module.named_parameters() if weight.requires_grad]
+        self._names = [name for name, _ in learned]
+        self.weights = [weight for _, weight in learned]
         self._average = [weight.detach().clone() for weight in self.weights]
         self._optimizer = torch.optim.AdamW(
             self.weights, schedule.learning_rate, (0.9, 0.99), weight_decay=schedule.weight_decay

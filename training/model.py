@@ -104,8 +104,7 @@ def noise_schedule() -> DDPMScheduler:
 def load(folder: Path) -> StarterModel:
     """A model of a diffusers folder, in float32."""
     size = UNet2DConditionModel.load_config(folder / "unet")["sample_size"]
-    tiny = AutoencoderTiny.load_config(folder / "vae")["_class_name"] == "AutoencoderTiny"
-    vae = (AutoencoderTiny if tiny else AutoencoderKL).from_pretrained(folder / "vae", torch_dtype=torch.float32)
+    vae = load_autoencoder(folder / "vae")
     return StarterModel(
         tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
         text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32),
@@ -114,6 +113,14 @@ def load(folder: Path) -> StarterModel:
         vae=vae,
         size=size * reduction(vae),
     )
+
+
+def load_autoencoder(folder: Path) -> AutoencoderKL | AutoencoderTiny:
+    """Of either kind, in float32."""
+    tiny = AutoencoderTiny.load_config(folder)["_class_name"] == "AutoencoderTiny"
+    vae: AutoencoderKL | AutoencoderTiny
+    vae = (AutoencoderTiny if tiny else AutoencoderKL).from_pretrained(folder, torch_dtype=torch.float32)
+    return vae
 
 
 def build(config: ModelConfig, size: int, captions: Iterable[str], seed: int) -> StarterModel:

@@ -65,9 +65,14 @@ def draw_all(
 
 
 def sheet(
-    pipeline: StableDiffusionXLPipeline, prompts: Sequence[str], columns: int = 8, told: int | None = None
+    pipeline: StableDiffusionXLPipeline,
+    prompts: Sequence[str],
+    columns: int = 8,
+    steps: int = 20,
+    guidance: float = 5.0,
+    told: int | None = None,
 ) -> Image.Image:
-    return arrange(draw_all(pipeline, prompts, told=told), prompts, columns)
+    return arrange(draw_all(pipeline, prompts, steps, guidance, told=told), prompts, columns)
 
 
 def arrange(pictures: Sequence[Image.Image], captions: Sequence[str], columns: int, cell: int = 128) -> Image.Image:

@@ -1,0 +1,16 @@
+from pathlib import Path
+
+import pytest
+import torch
+from training.export import export
+from training.image import ImageTrainer
+
+from tests.training import tiny
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished model, untrained."""
+    folder = tmp_path_factory.mktemp("base")
+    export(ImageTrainer(tiny.config(folder), tiny.icons(), torch.device("cpu")).model, folder / "model")
+    return folder / "model"
