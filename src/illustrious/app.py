@@ -112,7 +112,7 @@ def build_library(settings: Settings, hashes: Callable[[Entry], Iterable[str]] =
     """The models in the data folder and in the folders of the settings. Fakes draw with a model of their own."""
     roots: list[str | Path] = [settings.data_dir / "models", *settings.models_dirs]
     if settings.fake:
-        return Library(roots, "fake", replace(STARTER, name="fake"), hashes)
+        return Library(roots, "fake", replace(STARTER, name="fake"), hashes, others=())
     return Library(roots, settings.model, hashes=hashes)
 
 

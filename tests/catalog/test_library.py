@@ -139,3 +139,10 @@ def test_a_file_that_was_replaced_is_identified_anew(tmp_path: Path) -> None:
 def test_it_needs_neither_torch_nor_a_database() -> None:
     code = "import sys, illustrious.catalog.library; print({'torch', 'sqlalchemy', 'fastapi'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
+
+
+def test_what_comes_with_the_package_goes_last_and_gives_way_to_a_file_of_its_name(root: Path) -> None:
+    ours = tuple(Entry("lora", name, root / "ours" / f"{name}.safetensors") for name in ("plain", "starter-style"))
+    names = {entry.name: entry.path for entry in Library([root], others=ours).entries("lora")}
+    assert list(names)[-1] == "starter-style"
+    assert names["plain"] == root / "loras" / "plain.safetensors"

@@ -41,6 +41,12 @@ class Entry:
 STARTER = Entry("checkpoint", "sdxl-starter", Path(str(files("illustrious") / "data" / "starter")))
 """Part of the package: what is drawn with when there is nothing else."""
 
+STARTER_LORAS = tuple(
+    Entry("lora", file.stem, file)
+    for file in sorted(Path(str(files("illustrious") / "data" / "loras")).glob("*.safetensors"))
+)
+"""Part of the package: what changes how the starter draws."""
+
 
 def no_hashes(entry: Entry) -> tuple[str, ...]:
     return ()
@@ -48,8 +54,8 @@ def no_hashes(entry: Entry) -> tuple[str, ...]:
 
 class Library:
     """The models in ``roots``, of which earlier ones go first. ``default`` is the image model that was configured, a
-    name or a path; ``builtin`` is what there is when there is nothing else. ``hashes`` tells those of an entry, as far
-    as they are known without reading the file."""
+    name or a path; ``builtin`` is what there is when there is nothing else, ``others`` what goes with it. ``hashes``
+    tells those of an entry, as far as they are known without reading the file."""
 
     def __init__(
         self,
@@ -57,10 +63,12 @@ class Library:
         default: str | None = None,
         builtin: Entry = STARTER,
         hashes: Callable[[Entry], Iterable[str]] = no_hashes,
+        others: tuple[Entry, ...] = STARTER_LORAS,
     ) -> None:
         self.roots = tuple(Path(root).expanduser() for root in roots)
         self._configured = default
         self._builtin = builtin
+        self._others = others
         self._hashes = hashes
         self._shelves: dict[Kind, _Shelf] = {}
         self._identities: dict[Path, tuple[object, Identity]] = {}
@@ -140,7 +148,7 @@ class Library:
             entries = _named(scan)
             if kind == self._builtin.kind:
                 entries += self._configured_elsewhere(entries)
-            shelf = _Shelf(scan, entries, self._builtin)
+            shelf = _Shelf(scan, entries, (self._builtin, *self._others))
             self._shelves[kind] = shelf
         return shelf
 
@@ -180,11 +188,11 @@ class Library:
 class _Shelf:
     """Everything of one kind by its spellings: as it is, in any case, without folder; each with and without suffix."""
 
-    def __init__(self, scan: Scan, entries: tuple[Entry, ...], builtin: Entry) -> None:
+    def __init__(self, scan: Scan, entries: tuple[Entry, ...], builtins: tuple[Entry, ...]) -> None:
         self.scan = scan
-        self.entries = entries
-        if scan.kind == builtin.kind and builtin.name not in {entry.name for entry in self.entries}:
-            self.entries += (builtin,)
+        names = {entry.name for entry in entries}
+        ours = (entry for entry in builtins if entry.kind == scan.kind and entry.name not in names)
+        self.entries = (*entries, *ours)
         self.spellings: tuple[_Spellings, _Spellings, _Spellings] = ({}, {}, {})
         for entry in self.entries:
             for spelling in {entry.name, f"{entry.name.removesuffix(entry.path.suffix)}{entry.path.suffix}"}:

@@ -40,3 +40,17 @@ def test_a_model_that_is_not_the_starter_has_its_own_name_and_no_note(run: Run, 
     ready = run(folder)[-1]
     assert isinstance(ready, Ready)
     assert (ready.model, ready.note) == ("tiny", None)
+
+
+def test_a_starter_whose_files_have_changed_is_not_drawn_with(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damaged = Path(shutil.copytree(starter_folder(), tmp_path / "starter"))
+    with (damaged / "unet" / "diffusion_pytorch_model.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"?")
+    monkeypatch.setattr("illustrious.images.diffusion.model.starter_folder", lambda: damaged)
+    refused = run(None)[-1]
+    assert isinstance(refused, Unloadable)
+    assert "The starter model is damaged (unet/" in refused.reason
+    assert "Install the studio again" in refused.reason

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from diffusers.hooks import apply_group_offloading
 
+from illustrious.checksums import verify
 from illustrious.errors import Unavailable
 from illustrious.images import EngineOptions, Loading
 from illustrious.images.diffusion.adapters import Adapters
@@ -122,6 +123,8 @@ def load(options: EngineOptions) -> Generator[Loading, None, Model]:
 
 def put_together(path: Path | None, placement: Placement) -> Generator[Loading, None, Model]:
     """The model at ``path``, or the starter, in its place. Raises ``Unavailable``."""
+    if path is None:
+        verify(starter_folder(), "The starter model")
     checkpoint = open_checkpoint(path or starter_folder())
     parts = (*checkpoint.text_encoders, checkpoint.vae, checkpoint.unet)
     models: list[Any] = []
