@@ -34,18 +34,10 @@ NOUNS: dict[str, tuple[str, ...]] = {
     "wine glass": ("glass of wine", "wine glass"),
     "pickup truck": ("pickup truck", "truck"),
     "T-Rex": ("dinosaur", "T-Rex"),
-    "ewe": ("sheep", "ewe"),
-    "lady beetle": ("ladybug", "lady beetle"),
-    "Santa Claus": ("Santa Claus",),
-    "high voltage": ("lightning bolt", "lightning"),
-    "flying saucer": ("flying saucer", "ufo"),
     "ringed planet": ("planet", "ringed planet"),
     "cherry blossom": ("cherry blossom", "flower"),
     "bouquet": ("bouquet", "bouquet of flowers"),
-    "open book": ("book", "open book"),
     "crossed swords": ("crossed swords", "swords"),
-    "four leaf clover": ("four leaf clover", "clover"),
-    "fire engine": ("fire engine", "fire truck"),
 }
 
 FIRST = (
@@ -65,13 +57,9 @@ FIRST = (
 """What the first starter model knew."""
 
 ADDED = (
-    "tiger", "bear", "pig face", "cow face", "monkey face", "mouse face", "dolphin", "shark", "crab", "spider", "T-Rex",
-    "parrot", "eagle", "duck", "snake", "giraffe", "bird", "koala", "lady beetle", "ewe", "mermaid", "vampire",
-    "Santa Claus", "teddy bear", "pear", "peach", "pineapple", "avocado", "tomato", "bread", "cookie", "cupcake",
-    "cherry blossom", "four leaf clover", "crossed swords", "shield", "key", "bomb", "open book", "umbrella", "camera",
-    "television", "chair", "bell", "drum", "violin", "helicopter", "motorcycle", "train", "tractor", "ship",
-    "fire engine", "tent", "church", "snowflake", "high voltage", "flying saucer", "ringed planet", "full moon",
-    "treasure chest", "trophy", "candle", "top hat", "bouquet",
+    "tiger", "bear", "dolphin", "duck", "bird", "spider", "snake", "T-Rex", "mermaid", "teddy bear", "peach",
+    "pineapple", "cherry blossom", "bouquet", "crossed swords", "key", "umbrella", "camera", "helicopter", "motorcycle",
+    "ship", "snowflake", "ringed planet", "treasure chest",
 )  # fmt: skip
 """What it is taught since: things people ask for."""
 
@@ -83,7 +71,7 @@ NATURE_COLOUR_ONLY = frozenset(
         "cityscape at dusk", "cityscape", "sunset", "night with stars", "milky way", "bridge at night", "man", "woman",
         "girl", "woman: blond hair", "man: beard", "princess", "fairy", "mage", "astronaut", "mermaid", "vampire",
         "smiling face with sunglasses", "smiling face with heart-eyes", "pizza", "snowman", "soccer ball", "mountain",
-        "Santa Claus", "bouquet", "high voltage", "full moon", "church",
+        "bouquet",
     }
 )  # fmt: skip
 """Never painted in another colour: scenes, people, and what would no longer be it."""
@@ -144,6 +132,6 @@ def with_article(noun: str) -> str:
     >>> with_article("owl"), with_article("unicorn"), with_article("cherries")
     ('an owl', 'a unicorn', 'cherries')
     """
-    if noun in ("cherries", "grapes", "bread", "fire", "swords", "crossed swords", "Santa Claus", "lightning"):
+    if noun in ("cherries", "grapes", "bread", "fire", "swords", "crossed swords"):
         return noun
-    return f"an {noun}" if noun[0].lower() in "aeiou" and not noun.startswith(("uni", "ufo", "ewe")) else f"a {noun}"
+    return f"an {noun}" if noun[0].lower() in "aeiou" and not noun.startswith("uni") else f"a {noun}"
