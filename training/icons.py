@@ -119,6 +119,12 @@ def load_icons(styles: Iterable[str], size: int, cache: Path, labels: Sequence[s
     return icons
 
 
+def groups(cache: Path) -> dict[str, tuple[int, int]]:
+    """Label → emojibase's group and subgroup, of every emoji that is a picture of something."""
+    entries = _member(fetch(LABELS, cache), "en/data.json")
+    return {entry["label"]: (entry["group"], entry["subgroup"]) for entry in entries if _is_of_something(entry)}
+
+
 def fetch(package: Package, cache: Path) -> Path:
     """The package's archive, fetched unless it is there already, and checked either way."""
     archive = cache / "packages" / f"{package.name.removeprefix('@').replace('/', '-')}-{package.version}.tgz"
@@ -152,8 +158,12 @@ def _labels(cache: Path) -> dict[str, tuple[str, ...]]:
     return {
         entry["label"]: tuple(tag for tag in entry.get("tags", ()) if tag != entry["label"])
         for entry in entries
-        if entry.get("group") not in GROUPS_LEFT_OUT | {None} or entry["label"] in SYMBOLS_KEPT
+        if _is_of_something(entry)
     }
+
+
+def _is_of_something(entry: dict[str, Any]) -> bool:
+    return entry.get("group") not in GROUPS_LEFT_OUT | {None} or entry["label"] in SYMBOLS_KEPT
 
 
 def _rendered(style: str, size: int, cache: Path, known: dict[str, tuple[str, ...]]) -> tuple[list[str], Pixels]:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from illustrious.errors import EngineFailed, Unavailable
 from illustrious.vision import classifier as module
-from illustrious.vision.classifier import DEATHS_BEFORE_READY, SIDE, Classifier, crop
+from illustrious.vision.classifier import DEATHS_BEFORE_READY, MARGIN, SIDE, Classifier, crop
 from illustrious.vision.starter import WORTH_SAYING
 from tests.vision.drawings import clock, plain
 
@@ -73,9 +73,9 @@ def test_the_middle_of_the_picture_is_looked_at() -> None:
     margin = round((584 - SIDE) / 2)
     picture.paste("black", (0, 0, margin - 4, 292))
     picture.paste("black", (584 - margin + 4, 0, 584, 292))
-    assert crop(picture).getcolors() == [(SIDE * SIDE, (255, 255, 255))]
+    assert crop(picture, SIDE, MARGIN).getcolors() == [(SIDE * SIDE, (255, 255, 255))]
     picture.paste("black", (margin, 0, margin + 10, 292))
-    middle = crop(picture)
+    middle = crop(picture, SIDE, MARGIN)
     assert middle.size == (SIDE, SIDE)
     assert middle.getpixel((4, 130)) == (0, 0, 0)
 

@@ -41,13 +41,14 @@ class Label(Noun):
     probability: float
 
 
-def crop(picture: Image.Image) -> Image.Image:
-    """An RGB picture → the SIDE × SIDE pixels of its middle, as the network was trained to see it: the central square,
-    less a margin, resized by bicubic interpolation (TensorFlow TPU models, ``efficientnet/preprocessing.py``)."""
+def crop(picture: Image.Image, side: int, margin: int = 0) -> Image.Image:
+    """An RGB picture → the side × side pixels of its middle: the central square, less a margin, resized by bicubic
+    interpolation. With SIDE and MARGIN it is what the classifier was trained to see (TensorFlow TPU models,
+    ``efficientnet/preprocessing.py``)."""
     width, height = picture.size
-    square = min(width, height) * SIDE / (SIDE + MARGIN)
+    square = min(width, height) * side / (side + margin)
     box = ((width - square) / 2, (height - square) / 2, (width + square) / 2, (height + square) / 2)
-    return picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+    return picture.resize((side, side), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
 
 
 class _Life:
@@ -120,7 +121,7 @@ class Classifier:
 
         Raises ``Unavailable`` when the classifier cannot run here and ``EngineFailed`` when it failed at this picture.
         """
-        pixels = (await asyncio.to_thread(crop, picture)).tobytes()
+        pixels = (await asyncio.to_thread(crop, picture, SIDE, MARGIN)).tobytes()
         failure: EngineFailed | None = None
         for _ in range(ATTEMPTS):
             life = self._life or self._begin()
