@@ -43,7 +43,7 @@ class AutoencoderTrainer:
         self._config = config
         self._device = device
         self.batch = config.autoencoder.batch
-        self.teacher = _teacher(config, device)
+        self.teacher = load_teacher(config, device)
         size = config.size if self.teacher is None else config.native or config.size
         mixture = replace(config.mixture, other_styles=config.autoencoder.other_styles)
         self._composer = Composer(icons, size, mixture, config.seed)
@@ -118,7 +118,8 @@ class AutoencoderTrainer:
         return torch.cat(latents).std().item(), -10 * torch.stack(errors).mean().log10().item()
 
 
-def _teacher(config: ImageConfig, device: torch.device) -> AutoencoderTiny | None:
+def load_teacher(config: ImageConfig, device: torch.device) -> AutoencoderTiny | None:
+    """The autoencoder whose latents the image model is trained on, unless it is trained on the new one's own."""
     if config.autoencoder.teacher is None:
         return None
     teacher: AutoencoderTiny = AutoencoderTiny.from_pretrained(config.autoencoder.teacher, torch_dtype=torch.float32)

@@ -78,6 +78,19 @@ class LoraConfig(Noun):
         return Schedule(-(-self.samples // self.batch), self.learning_rate, warmup=20, ema=self.ema, weight_decay=0.0)
 
 
+class PreviewConfig(Noun):
+    """``width``: channels of the decoder, which is all its cost."""
+
+    width: int = 12
+    samples: int = 40_000
+    batch: int = 32
+    learning_rate: float = 2e-3
+
+    @property
+    def schedule(self) -> Schedule:
+        return Schedule(-(-self.samples // self.batch), self.learning_rate)
+
+
 class StyleConfig(LoraConfig):
     """``name``: of ``training.icons.STYLES``."""
 
@@ -117,6 +130,7 @@ class ImageConfig(Noun):
     autoencoder: AutoencoderConfig = Field(default_factory=AutoencoderConfig)
     style: StyleConfig = Field(default_factory=StyleConfig)
     few_steps: FewStepsConfig = Field(default_factory=FewStepsConfig)
+    preview: PreviewConfig = Field(default_factory=PreviewConfig)
     samples: int = 120_000
     batch: int = 32
     learning_rate: float = 3e-4
