@@ -10,7 +10,6 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,6 +17,7 @@ from illustrious.images import Admit, Command, EngineOptions, Ready, Stop
 from illustrious.images.diffusion import SDXLEngine
 from illustrious.images.diffusion.model import load
 from illustrious.images.diffusion.preview import Previewer, fit
+from illustrious.images.diffusion.returned import returned
 from illustrious.types import ImageRequest
 
 
@@ -28,15 +28,6 @@ def milliseconds(work: Callable[[], object], times: int) -> list[float]:
         work()
         taken.append((time.perf_counter() - start) * 1000)
     return taken
-
-
-def loaded(options: EngineOptions) -> Any:
-    loading = load(options)
-    while True:
-        try:
-            next(loading)
-        except StopIteration as done:
-            return done.value
 
 
 class Requests:
@@ -75,7 +66,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=3)
     given = parser.parse_args()
     options = EngineOptions(model=str(given.model) if given.model else None, device=given.device, threads=given.threads)
-    model = loaded(options)
+    model = returned(load(options))
     (fitting,) = milliseconds(lambda: fit(model.vae), 1)
     print(f"fitting the map                          {fitting:8.1f} ms, once for each VAE")
     previewer = Previewer(model.vae)

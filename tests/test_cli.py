@@ -101,6 +101,12 @@ def test_doctor_says_what_is_missing_and_how_to_get_it(tmp_path: Path) -> None:
     done = illustrious(tmp_path, "doctor", "--model", "missing.safetensors")
     assert done.returncode == 1
     assert "missing.safetensors is not there" in done.stdout
+    (tmp_path / "data" / "models" / "loras").mkdir(parents=True)
+    (tmp_path / "data" / "models" / "loras" / "ink.safetensors").write_bytes(b"half a LoRA")
+    done = illustrious(tmp_path, "doctor", "--port", "0", "--data-dir", "data", "--models-dir", "typo")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "There is no folder typo. Correct --models-dir." in done.stdout
+    assert "ink.safetensors is damaged or incomplete" in done.stdout
 
 
 def test_models_add_puts_a_model_where_it_is_found(tmp_path: Path) -> None:
@@ -118,6 +124,8 @@ def test_models_list_names_what_there_is_in_all_folders(tmp_path: Path) -> None:
     assert ["image", "ponyMix", "pony", "1024×1024", "default"] in lines
     assert ["image", "sdxl-starter", "starter", "64×64"] in lines
     assert ["lora", "style/ink", "sdxl"] in lines
+    done = illustrious(tmp_path, "models", "list", "--data-dir", "data", "--models-dir", "web-ui")
+    assert "There is no folder web-ui. Correct --models-dir." in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from illustrious.api import gallery as gallery_routes
 from illustrious.api.auth import BodyLimit, HostGuard, KeyGuard, is_loopback, key_digest, stored_key
 from illustrious.api.request_id import RequestId
 from illustrious.catalog.hashes import Hashes
+from illustrious.catalog.identities import Identities
 from illustrious.catalog.library import STARTER, Entry, Library, no_hashes
 from illustrious.chat import ChatBackend, ChatOptions
 from illustrious.chat.echo import EchoChat
@@ -46,6 +47,7 @@ from illustrious.vision.starter import StarterAnalyzer
 from illustrious.writer import Writer
 
 KEY_FILE = "api-key.sha256"
+IDENTITIES = "identities.json"
 HOUR, DAY = 3600.0, 86400.0
 
 
@@ -68,6 +70,7 @@ def build_studio(settings: Settings, database: Database) -> Studio:
             EngineOptions(
                 model=None if settings.fake or default == STARTER else str(default.path),
                 models_dirs=tuple(map(str, library.roots)),
+                identities=str(settings.data_dir / IDENTITIES),
                 device=device,
                 max_pixels=settings.max_pixels,
                 threads=settings.threads,
@@ -111,9 +114,10 @@ def build_studio(settings: Settings, database: Database) -> Studio:
 def build_library(settings: Settings, hashes: Callable[[Entry], Iterable[str]] = no_hashes) -> Library:
     """The models in the data folder and in the folders of the settings. Fakes draw with a model of their own."""
     roots: list[str | Path] = [settings.data_dir / "models", *settings.models_dirs]
+    identities = Identities(settings.data_dir / IDENTITIES)
     if settings.fake:
-        return Library(roots, "fake", replace(STARTER, name="fake"), hashes, others=())
-    return Library(roots, settings.model, hashes=hashes)
+        return Library(roots, "fake", replace(STARTER, name="fake"), hashes, others=(), identities=identities)
+    return Library(roots, settings.model, hashes=hashes, identities=identities)
 
 
 def build_chat(settings: Settings) -> ChatBackend:

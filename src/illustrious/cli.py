@@ -114,6 +114,8 @@ def serve(
             await show_loading(studio.workers[0])
             await asyncio.gather(studio.chat_backend.refresh(), studio.vision.refresh())
             print_backends({name: status.model_dump() for name, status in studio.backends().items()})
+            for problem in await asyncio.to_thread(studio.library.problems):
+                out.print(f" ⚠️  {problem}", markup=False)
             out.print("   Ctrl-C stops it.")
 
         async def run() -> None:
@@ -361,11 +363,14 @@ def config(data_dir: DataDir = None) -> None:
 
 
 @app.command()
-def doctor(host: Host = None, port: Port = None, data_dir: DataDir = None, model: Model = None) -> None:
+def doctor(
+    host: Host = None, port: Port = None, data_dir: DataDir = None, model: Model = None, models_dirs: ModelsDirs = None
+) -> None:
     """Look for what keeps the studio from running well."""
     from illustrious.doctor import examine
 
-    settings = load({"host": host, "port": port, "data_dir": data_dir, "model": model}).settings
+    typed = {"host": host, "port": port, "data_dir": data_dir, "model": model}
+    settings = load({**typed, "models_dirs": tuple(models_dirs) if models_dirs else None}).settings
     findings = asyncio.run(examine(settings))
     marks = {"good": "✅", "poor": "⚠️ ", "bad": "❌"}
     for finding in findings:
@@ -403,7 +408,10 @@ def models_list(data_dir: DataDir = None, model: Model = None, models_dirs: Mode
     for kind in ADAPTERS:
         for found in adapters(kind, library, hashes):
             table.add_row(kind, found.id, found.base, "", found.hash, found.problem)
+    library.identities.keep()
     out.print(table)
+    for problem in library.problems():
+        out.print(f"⚠️  {problem}", markup=False)
 
 
 @app.command()

@@ -10,6 +10,7 @@ from typing import Literal
 
 from illustrious import system
 from illustrious.app import build_chat, build_library
+from illustrious.catalog.kinds import KINDS
 from illustrious.catalog.library import STARTER
 from illustrious.errors import CannotStart
 from illustrious.settings import Settings
@@ -17,6 +18,9 @@ from illustrious.types import Noun
 
 LOW_SPACE = 2_000_000_000
 """Bytes of free disk space below which pictures may soon not be saved."""
+
+MOST_FILES = 8
+"""How many files one run complains of by name."""
 
 LOOK_AT_TORCH = """
 import json, torch
@@ -45,6 +49,7 @@ async def examine(settings: Settings) -> list[Finding]:
         data_folder(settings),
         port(settings),
         checkpoint(settings),
+        *model_files(settings),
         await chat(settings),
     ]
 
@@ -112,6 +117,20 @@ def checkpoint(settings: Settings) -> Finding:
     if problem := library.identity(entry).problem:
         return Finding(subject="Image model", verdict="bad", text=problem)
     return Finding(subject="Image model", verdict="good", text=str(found))
+
+
+def model_files(settings: Settings) -> list[Finding]:
+    """Folders and files that cannot be read."""
+    library = build_library(settings)
+    entries = [entry for kind in KINDS for entry in library.entries(kind) if kind != "wildcard"]
+    damaged = [problem for entry in entries if (problem := library.identity(entry).problem) is not None]
+    library.identities.keep()
+    problems = [*library.problems(), *damaged]
+    shown = [Finding(subject="Model files", verdict="poor", text=problem) for problem in problems[:MOST_FILES]]
+    if len(problems) > MOST_FILES:
+        text = f"{len(problems) - MOST_FILES} more: `models list` tells them all."
+        shown.append(Finding(subject="Model files", verdict="poor", text=text))
+    return shown or [Finding(subject="Model files", verdict="good", text=f"{len(entries)}, all of them readable")]
 
 
 async def chat(settings: Settings) -> Finding:

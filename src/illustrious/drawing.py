@@ -85,8 +85,9 @@ class Drawing:
                     "model": result.model,
                 }
             )
-        warnings = dict.fromkeys(warning for result in results for warning in result.warnings)
-        return Outcome(result={"images": images}, warnings=(*job.warnings, *warnings))
+        # What was known when the job came in is told again by the engine.
+        warnings = dict.fromkeys((*job.warnings, *(warning for result in results for warning in result.warnings)))
+        return Outcome(result={"images": images}, warnings=tuple(warnings))
 
     async def _with_hashes(self, result: ImageResult) -> ImageResult:
         """Told which files it was drawn with. A file is read when it is used first; drawing others goes on."""

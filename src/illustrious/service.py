@@ -210,6 +210,7 @@ class Studio:
         await self.runner.drain(0)
         workers = [worker.close() for worker in self.workers]
         await asyncio.gather(*workers, self.chat_backend.close(), self.vision.close(), self.hashes.close())
+        await asyncio.to_thread(self.library.identities.keep)
         await self._writer.close()
 
     async def _load(self) -> None:
@@ -288,6 +289,7 @@ class Studio:
         """All there is to draw, chat and look with, by kind: ``image``, ``chat``, ``vision``, ``lora``, …"""
         image = await asyncio.to_thread(checkpoints, self.library, self.hashes)
         others = [await asyncio.to_thread(adapters, kind, self.library, self.hashes) for kind in ADAPTERS]
+        await asyncio.to_thread(self.library.identities.keep)
         return {
             "image": [self._placed(card) for card in image],
             "chat": _serving(self.chat_backend.status(), "chat"),
@@ -297,10 +299,7 @@ class Studio:
 
     def _placed(self, card: Card) -> Card:
         """Told what serves it, and where it is in memory."""
-        loaded = [
-            worker.ready for worker in self.workers if worker.ready and worker.ready.model in (card.id, card.name)
-        ]
-        device = loaded[0].device if loaded else None
+        device = next((worker.held[card.id] for worker in self.workers if card.id in worker.held), None)
         return card.model_copy(
             update={"backend": self.workers[0].engine, "device": device, "loaded": device is not None}
         )
@@ -313,22 +312,27 @@ class Studio:
 
         Raises ``InvalidRequest``, ``QueueFull``, ``StorageFailed``; ``Unavailable`` when no worker will ever draw it.
         """
-        request, warnings = await asyncio.to_thread(determine, request, self.library)
+        request, warnings = await asyncio.to_thread(self._decided, request)
+        await self._load()
+        if all(worker.state == "unavailable" for worker in self.workers):
+            raise Unavailable(self.backends()["image"].reason or "No image model can be loaded.")
+        submission = Submission(
+            kind=KIND, request=request.model_dump(mode="json"), warnings=warnings, **asker.model_dump()
+        )
+        return await self.runner.submit(submission)
+
+    def _decided(self, request: ImageRequest) -> tuple[ImageRequest, tuple[str, ...]]:
+        """The request with nothing left open, and warnings. Raises ``InvalidRequest`` for what nobody could draw."""
+        request, warnings = determine(request, self.library)
         if (request.width or 8) * (request.height or 8) > self.limits.pixels:
             raise InvalidRequest(
                 f"{request.width or '…'}×{request.height or '…'} is more than the {self.limits.pixels} pixels allowed; "
                 "ask for a smaller picture.",
                 field="width",
             )
-        await self._load()
-        if all(worker.state == "unavailable" for worker in self.workers):
-            raise Unavailable(self.backends()["image"].reason or "No image model can be loaded.")
         if request.seed < 0:
             request = request.model_copy(update={"seed": self._chance.randrange(min(2**32, SEED_LIMIT))})
-        submission = Submission(
-            kind=KIND, request=request.model_dump(mode="json"), warnings=warnings, **asker.model_dump()
-        )
-        return await self.runner.submit(submission)
+        return request, (*warnings, *self.workers[0].check(request, self.library))
 
     async def generate(self, request: ImageRequest, asker: Asker, on_job: OnJob = lambda job: None) -> Drawn:
         """Submit, and wait for the picture. ``on_job`` hears of the job as soon as it is durable. Who stops waiting

@@ -1,11 +1,15 @@
 """Models by name over HTTP: an edge that knows what lies in the folders."""
 
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
+from illustrious.app import create_app, open_studio
+from illustrious.images.diffusion import hires
 from illustrious.settings import Settings
 from tests.catalog.headers import LORA, SD1, SDXL, write_header
 
@@ -67,7 +71,8 @@ async def test_all_models_are_listed_with_what_there_is_to_know(http: httpx.Asyn
     assert (lora["id"], lora["name"], lora["base"], lora["loaded"]) == ("style/ink", "ink", "sdxl", None)
     assert [chat["backend"] for chat in models["chat"]] == ["echo"]
     assert [vision["capabilities"] for vision in models["vision"]] == [["vision"]]
-    assert models["embedding"] == models["vae"] == models["controlnet"] == models["upscaler"] == []
+    assert models["embedding"] == models["vae"] == models["controlnet"] == models["problems"] == []
+    assert [upscaler["id"] for upscaler in models["upscaler"]] == list(hires.names())
     assert {"name": "Euler a", "aliases": ["k_euler_a", "k_euler_ancestral"]} in models["samplers"]
     assert "Karras" in [schedule["name"] for schedule in models["schedules"]]
 
@@ -108,3 +113,50 @@ async def test_a_file_replaced_while_it_runs_is_another_model(http: httpx.AsyncC
     assert accepted.status_code == 202
     job = (await http.get(f"/jobs/{accepted.json()['id']}")).json()
     assert job["request"]["prompt_prefix"].startswith("score_9")
+
+
+async def test_folders_that_are_not_there_are_told(settings: Settings, tmp_path: Path) -> None:
+    wrong = settings.model_copy(update={"models_dirs": (*settings.models_dirs, str(tmp_path / "typo"))})
+    async with at(wrong) as http:
+        (problem,) = (await http.get("/models")).json()["problems"]
+    assert problem == f"There is no folder {tmp_path / 'typo'}. Correct --models-dir."
+
+
+@asynccontextmanager
+async def at(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """A studio of these settings that does not load its image model before the first picture."""
+    with open_studio(settings) as studio:
+        await studio.start(draw=False)
+        transport = httpx.ASGITransport(create_app(settings, studio))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000", timeout=60) as http:
+            yield http
+        await studio.close()
+
+
+@pytest.mark.parametrize(
+    ("asked", "field", "said"),
+    [
+        ({"sampler": "Euler b"}, "sampler", "Did you mean Euler"),
+        ({"schedule": "caras"}, "schedule", "Did you mean Karras?"),
+        ({"model": "noobaiXL_vPred", "sampler": "Heun"}, "sampler", "Choose one of Euler"),
+        ({"prompt": "a cat <lora:inc:0.8>", "prompt_syntax": "a1111"}, "prompt", "Did you mean “style/ink”?"),
+        ({"hires": {"upscaler": "latnet"}}, "hires", "Did you mean “Latent”"),
+        ({"vae": "anime"}, "vae", "There is no VAE “anime”"),
+        ({"control": [{"model": "canny", "image": ""}]}, "control", "There is no ControlNet “canny”"),
+    ],
+)
+async def test_what_the_engine_could_not_draw_is_refused_at_once(
+    settings: Settings, asked: dict[str, object], field: str, said: str
+) -> None:
+    """By the SDXL engine's own tables, in the server: no worker is started for it."""
+    real = settings.model_copy(update={"fake": False, "ollama_host": "http://127.0.0.1:9"})
+    async with at(real) as http:
+        for path in ("/jobs", "/generate-image"):
+            answer = await http.post(path, json={"prompt": "a cat", **asked})
+            assert answer.status_code == 422
+            (problem,) = answer.json()["detail"]
+            assert problem["loc"] == ["body", field]
+            assert said in problem["msg"]
+        assert (await http.get("/jobs")).json()["items"] == []
+        (worker,) = [worker for worker in (await http.get("/workers")).json()["workers"] if worker["kind"] == "image"]
+        assert worker["state"] == "stopped"

@@ -11,7 +11,9 @@ from illustrious.types import Control, ImageRequest, Lora
 from tests.catalog.headers import SD1, SDXL, write_header
 from tests.catalog.test_scan import touch
 
-MODELS = {"ponyMix": SDXL, "NoobAI-XL-Vpred": SDXL, "photo": SDXL, "old-sd15": SD1}
+EDM = {**SDXL, "edm_mean": (4,), "edm_std": (4,)}
+
+MODELS = {"ponyMix": SDXL, "NoobAI-XL-Vpred": SDXL, "photo": SDXL, "old-sd15": SD1, "playground": EDM}
 
 
 @pytest.fixture
@@ -68,6 +70,7 @@ def test_a_picture_sent_in_says_the_size(library: Library) -> None:
     [
         (ImageRequest(model="ponyMiks"), "model", "Did you mean “ponyMix”"),
         (ImageRequest(model="old-sd15"), "model", "Stable Diffusion 1"),
+        (ImageRequest(model="playground"), "model", "predicts as EDM models do"),
         (ImageRequest(model="pickled"), "model", "pickled"),
         (ImageRequest(loras=(Lora(name="inc"),)), "loras", "Did you mean “ink”"),
         (ImageRequest(vae="anime"), "vae", "There is no VAE"),

@@ -1,9 +1,11 @@
 """Models by the names that requests call them."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from illustrious.catalog.library import STARTER, Entry, Library
 from illustrious.errors import InvalidRequest
 from tests.catalog.headers import SD1, SDXL, write_header
-from tests.catalog.test_scan import touch
+from tests.catalog.test_scan import settle, touch
 
 
 @pytest.fixture
@@ -134,6 +136,41 @@ def test_a_file_that_was_replaced_is_identified_anew(tmp_path: Path) -> None:
     assert library.identity(library.find("checkpoint", "a")).base == "sdxl"
     write_header(file, SD1)
     assert library.identity(library.find("checkpoint", "a")).base == "sd1"
+
+
+def test_what_keeps_models_from_being_found_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, heap = tmp_path / "models", tmp_path / "heap"
+    touch(own, "loras/locked/b.safetensors")
+    write_header(heap / "mix.safetensors", SDXL)
+    part = heap / "half.safetensors"
+    part.write_bytes((heap / "mix.safetensors").read_bytes()[:200])
+    read = os.scandir
+
+    def scandir(folder: Path) -> Any:
+        if folder.name == "locked":
+            raise PermissionError(13, "Permission denied")
+        return read(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    library = Library([own, heap, tmp_path / "typo"])
+    gone, damaged, locked = library.problems()
+    assert gone == f"There is no folder {tmp_path / 'typo'}. Correct --models-dir."
+    assert "locked cannot be read (Permission denied). Mend its permissions." in locked
+    assert f"{part} is damaged or incomplete" in damaged and "Download it again" in damaged
+
+
+def test_a_file_that_was_still_on_its_way_into_a_heap_is_found_when_it_is_whole(tmp_path: Path) -> None:
+    """It grows without any change to its folder."""
+    whole = write_header(tmp_path / "mix.safetensors", SDXL).read_bytes()
+    (tmp_path / "mix.safetensors").write_bytes(whole[:200])
+    settle(tmp_path)
+    library = Library([tmp_path])
+    assert [entry.name for entry in library.entries("checkpoint")] == ["sdxl-starter"]
+    assert len(library.problems()) == 1
+    with (tmp_path / "mix.safetensors").open("ab") as file:
+        file.write(whole[200:])
+    assert library.find("checkpoint", "mix").path == tmp_path / "mix.safetensors"
+    assert library.problems() == ()
 
 
 def test_it_needs_neither_torch_nor_a_database() -> None:

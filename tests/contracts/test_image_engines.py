@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from PIL import Image
 
+from illustrious.catalog.library import Library
 from illustrious.errors import CannotStart
 from illustrious.images import (
     Admit,
@@ -50,6 +51,10 @@ def picture(engine: ImageEngine, request: ImageRequest) -> bytes:
 
 
 REQUEST = ImageRequest(prompt="a red apple", steps=4, seed=7)
+
+
+def test_a_request_is_checked_where_nothing_is_loaded(engine: ImageEngine) -> None:
+    assert engine.check(REQUEST.model_copy(update={"model": "sdxl-starter"}), Library([])) == ()
 
 
 def test_it_says_what_it_runs_on_then_every_step_then_the_picture(engine: ImageEngine) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -13,6 +14,7 @@ from illustrious.images import Done, EngineOptions, Step
 from illustrious.images.fake import draw_all
 from illustrious.images.process import ImageWorker, decode, encode
 from illustrious.types import ImageRequest
+from tests import tiny
 
 REQUEST = ImageRequest(prompt="a red apple", steps=5, seed=3)
 LONG = REQUEST.model_copy(update={"steps": 150, "width": 2048, "height": 2048})
@@ -108,6 +110,22 @@ async def test_it_tells_how_far_the_model_has_loaded() -> None:
     finally:
         await worker.close()
     assert {0.0, 0.1, 0.2} < told
+
+
+async def test_it_tells_which_models_its_child_holds(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / "anime").mkdir(parents=True)
+    tiny.write_single_file(tmp_path / "checkpoints" / "anime" / "other.safetensors")
+    worker = ImageWorker("sdxl", EngineOptions(device="cpu", threads=1, models_dirs=(str(tmp_path),)))
+    assert worker.held == {}
+    await worker.start()
+    try:
+        await worker.wait_until_loaded()
+        assert worker.held == {"sdxl-starter": "cpu"}
+        await worker.draw(ImageRequest(steps=1, seed=1, model="other"))
+        assert worker.held == {"sdxl-starter": "cpu", "anime/other": "cpu"}
+    finally:
+        await worker.close()
+    assert worker.held == {}
 
 
 async def test_it_tells_the_memory_its_child_takes(worker: ImageWorker) -> None:

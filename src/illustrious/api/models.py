@@ -1,13 +1,17 @@
 """The models: what there is, by the names that requests call it."""
 
+import asyncio
+
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from illustrious.api import TheStudio
 from illustrious.catalog.cards import Card, CheckpointCard, FileCard
-from illustrious.images.diffusion import samplers
+from illustrious.images.diffusion import hires, samplers
 
 router = APIRouter(tags=["models"])
+
+WITHOUT_A_FILE = [FileCard(id=name, name=name, capabilities=("upscaling",)) for name in hires.names()]
 
 
 class Choice(BaseModel):
@@ -23,9 +27,10 @@ class Models(BaseModel):
     embedding: list[FileCard]
     vae: list[FileCard]
     controlnet: list[FileCard]
-    upscaler: list[FileCard]
+    upscaler: list[FileCard] = Field(description="Those that need no file first.")
     samplers: list[Choice]
     schedules: list[Choice]
+    problems: list[str] = Field(description="What keeps models from being found, and what to do.")
 
 
 @router.get("/models")
@@ -36,6 +41,8 @@ async def models(studio: TheStudio) -> Models:
     return Models.model_validate(
         {
             **found,
+            "upscaler": [*WITHOUT_A_FILE, *found["upscaler"]],
+            "problems": await asyncio.to_thread(studio.library.problems),
             "samplers": [{"name": name, "aliases": aliases} for name, aliases in names.samplers.items()],
             "schedules": [{"name": name, "aliases": aliases} for name, aliases in names.schedules.items()],
         }

@@ -41,6 +41,8 @@ def unfit(entry: Entry, identity: Identity) -> str | None:
     """Why the checkpoint cannot be drawn with, with the remedy; ``None`` when it can."""
     if identity.problem is not None or identity.draws:
         return identity.problem
+    if identity.prediction is not None and identity.prediction.is_edm:
+        return f"“{entry.name}” predicts as EDM models do, which this studio does not draw with. Choose another."
     what = TITLES[identity.base] if identity.base else "no checkpoint"
     return f"“{entry.name}” is {what}, and this studio draws with models of the SDXL family. Choose another."
 

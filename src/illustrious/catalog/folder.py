@@ -13,6 +13,9 @@ from illustrious.errors import Unavailable
 
 INDEX = "model_index.json"
 
+READ = (INDEX, "config.json", "unet/config.json", "vae/config.json", "scheduler/scheduler_config.json")
+"""All that is read of a folder, below it."""
+
 PIPELINES: dict[str, Base] = {
     "StableDiffusionXLPipeline": "sdxl",
     "StableDiffusionXLImg2ImgPipeline": "sdxl",

@@ -46,4 +46,5 @@ class Identity(Noun):
     @property
     def draws(self) -> bool:
         """Whether it is a checkpoint that the SDXL engine draws with."""
-        return self.kind == "checkpoint" and self.base in DRAWN_WITH and self.problem is None
+        is_edm = self.prediction is not None and self.prediction.is_edm
+        return self.kind == "checkpoint" and self.base in DRAWN_WITH and not is_edm and self.problem is None

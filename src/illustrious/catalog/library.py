@@ -14,9 +14,9 @@ from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 
-from illustrious.catalog.identify import identify
+from illustrious.catalog.identities import Identities
 from illustrious.catalog.identity import Identity
-from illustrious.catalog.kinds import MARKS, OURS, SUFFIXES, TITLES, Kind
+from illustrious.catalog.kinds import KINDS, OURS, SUFFIXES, TITLES, Kind
 from illustrious.catalog.scan import Scan
 from illustrious.errors import InvalidRequest
 
@@ -55,7 +55,7 @@ def no_hashes(entry: Entry) -> tuple[str, ...]:
 class Library:
     """The models in ``roots``, of which earlier ones go first. ``default`` is the image model that was configured, a
     name or a path; ``builtin`` is what there is when there is nothing else, ``others`` what goes with it. ``hashes``
-    tells those of an entry, as far as they are known without reading the file."""
+    tells those of an entry, as far as they are known without reading the file; ``identities`` what files are."""
 
     def __init__(
         self,
@@ -64,29 +64,36 @@ class Library:
         builtin: Entry = STARTER,
         hashes: Callable[[Entry], Iterable[str]] = no_hashes,
         others: tuple[Entry, ...] = STARTER_LORAS,
+        identities: Identities | None = None,
     ) -> None:
         self.roots = tuple(Path(root).expanduser() for root in roots)
         self._configured = default
         self._builtin = builtin
         self._others = others
         self._hashes = hashes
+        self.identities = identities or Identities()
         self._shelves: dict[Kind, _Shelf] = {}
-        self._identities: dict[Path, tuple[object, Identity]] = {}
 
     def entries(self, kind: Kind) -> tuple[Entry, ...]:
         """All of a kind, in the order of roots and then of names; of the image models the built-in one is the last."""
         return self._shelf(kind).entries
 
-    def problems(self, kind: Kind) -> tuple[str, ...]:
-        """Folders that cannot be read, in words."""
-        return tuple(self._shelf(kind).scan.problems)
+    def problems(self) -> tuple[str, ...]:
+        """What keeps models from being found, with the remedy: folders that are not there or cannot be read, and
+        damaged files of which nobody can tell what they are."""
+        gone = [root for root in self.roots[1:] if not root.is_dir()]  # the first is made when something is put there
+        found = [problem for kind in KINDS for problem in self._shelf(kind).scan.problems]
+        return (*(f"There is no folder {root}. Correct --models-dir." for root in gone), *dict.fromkeys(found))
 
-    def find(self, kind: Kind, name: str, field: str | None = None) -> Entry:
-        """The one called so. Raises ``InvalidRequest``, for this field, when none or several are."""
+    def find(self, kind: Kind, name: str, field: str | None = None, also: Iterable[str] = ()) -> Entry:
+        """The one called so. Raises ``InvalidRequest``, for this field, when none or several are.
+
+        ``also`` are names of what is no file and may be named in its place: the message looks there, too.
+        """
         shelf = self._shelf(kind)
         found = shelf.called(IN_BRACKETS.sub("", name)) or self._hashed(shelf.entries, name)
         if not found:
-            raise self._missing(kind, name, shelf.entries, field)
+            raise self._missing(kind, name, [*(entry.name for entry in shelf.entries), *also], field)
         if len(found) > 1:
             raise _ambiguous(kind, name, found, field)
         return found[0]
@@ -130,26 +137,19 @@ class Library:
     def identity(self, entry: Entry) -> Identity:
         """What the file says it is; read again when it was replaced. Never raises."""
         if entry == self._builtin:
-            return identify(entry.path).model_copy(update={"family": "starter", "sure": "certain"})
-        return self._identified(entry.path)
-
-    def _identified(self, path: Path) -> Identity:
-        stamp = (_stamp(path / MARKS["checkpoint"]), _stamp(path), _stamp(path.parent))
-        known = self._identities.get(path)
-        if known is None or known[0] != stamp:
-            known = stamp, identify(path)
-            self._identities[path] = known
-        return known[1]
+            return self.identities.of(entry.path).model_copy(update={"family": "starter", "sure": "certain"})
+        return self.identities.of(entry.path)
 
     def _shelf(self, kind: Kind) -> "_Shelf":
         shelf = self._shelves.get(kind)
         if shelf is None or not shelf.scan.fresh:
-            scan = Scan(kind, self.roots, self._identified)
+            scan = Scan(kind, self.roots, self.identities.of)
             entries = _named(scan)
             if kind == self._builtin.kind:
                 entries += self._configured_elsewhere(entries)
             shelf = _Shelf(scan, entries, (self._builtin, *self._others))
             self._shelves[kind] = shelf
+            self.identities.keep()
         return shelf
 
     def _configured_elsewhere(self, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
@@ -172,8 +172,8 @@ class Library:
             return []
         return [entry for entry in entries if any(known.startswith(wanted) for known in self._hashes(entry))][:1]
 
-    def _missing(self, kind: Kind, name: str, entries: Iterable[Entry], field: str | None) -> InvalidRequest:
-        names = {_key(entry.name): entry.name for entry in entries}
+    def _missing(self, kind: Kind, name: str, known: Iterable[str], field: str | None) -> InvalidRequest:
+        names = {_key(other): other for other in known}
         spellings = {**{key.rpartition("/")[2]: name for key, name in names.items()}, **names}
         near = [spellings[key] for key in get_close_matches(_key(_without_suffix(kind, name)), spellings, cutoff=0.5)]
         if near:
@@ -237,14 +237,6 @@ def _without_suffix(kind: Kind, name: str) -> str:
 def _key(name: str) -> str:
     """What the spellings of a name have in common."""
     return unicodedata.normalize("NFC", name.replace("\\", "/")).casefold()
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns
 
 
 def _ambiguous(kind: Kind, name: str, found: Iterable[Entry], field: str | None) -> InvalidRequest:

@@ -47,6 +47,11 @@ class Prediction(Noun):
     zero_snr: bool = False
     sure: Sure = "guess"
 
+    @property
+    def is_edm(self) -> bool:
+        """What the SDXL engine does not draw with."""
+        return self.type in ("edm", "edm_v")
+
 
 def prediction(names: Container[str], metadata: Mapping[str, str], path: Path) -> Prediction:
     """That of the single-file checkpoint at ``path`` with these tensors' names and this metadata."""

@@ -25,8 +25,8 @@ class Scan:
     """Everything of one kind in the roots, found at once when this is made.
 
     ``found`` is path below the folder of the kind (with ``/`` and suffix) → file or diffusers folder; of two of the
-    same path, the one of the earlier root. ``problems`` are folders that cannot be read, in words. ``identified`` tells
-    what a file in a heap is.
+    same path, the one of the earlier root. ``problems`` are folders that cannot be read, and damaged files in a heap,
+    in words. ``identified`` tells what a file in a heap is.
     """
 
     def __init__(self, kind: Kind, roots: Iterable[Path], identified: Callable[[Path], Identity] = identify) -> None:
@@ -82,7 +82,13 @@ class Scan:
             return False
         if holds == "checkpoint":
             return (self.kind == "vae") == (BESIDE_CHECKPOINTS in file.name.lower())
-        return holds == self.kind or self._identified(file).kind == self.kind
+        if holds is not None:
+            return holds == self.kind
+        identity = self._identified(file)
+        if identity.kind is None and identity.problem is not None:
+            self.problems.append(identity.problem)
+            self._stamps[file] = _changed(file)  # it may still be on its way here
+        return identity.kind == self.kind
 
     def _enters(self, folder: Path) -> bool:
         """Whether this is the first time: links are followed, but into no folder twice."""

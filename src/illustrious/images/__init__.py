@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 
 from pydantic import Field
 
+from illustrious.catalog.library import Library
 from illustrious.types import ImageRequest, ImageResult, Noun
 
 
@@ -18,11 +19,12 @@ class EngineOptions(Noun):
 
     ``models_dirs`` are the folders that requests name models, LoRAs and the like from. ``memory_limit`` in bytes is
     what it may take of the device, ``None`` for all there is. Every ``preview_every`` steps there is a preview, 0 for
-    never.
+    never. ``identities`` is the file in which the catalogue remembers what files are.
     """
 
     model: str | None = None
     models_dirs: tuple[str, ...] = ()
+    identities: str | None = None
     memory_limit: int | None = None
     preview_every: int = 5
     device: str | None = None
@@ -75,6 +77,14 @@ class Ready(Noun):
     versions: dict[str, str] = Field(default_factory=dict)
 
 
+class Held(Noun):
+    """The models in memory, from now on: by the names that requests call them, and where each is. An engine with one
+    model need not say so: it is the one of ``Ready``."""
+
+    kind: Literal["held"] = "held"
+    models: dict[str, str]
+
+
 class Unloadable(Noun):
     """The model cannot be loaded; ``reason`` is for the user. The engine ends after this."""
 
@@ -111,7 +121,7 @@ class Failed(Noun):
 
 
 Command = Admit | Cancel | Stop
-Event = Loading | Ready | Unloadable | Step | Done | Failed
+Event = Loading | Ready | Held | Unloadable | Step | Done | Failed
 
 
 class Inbox(Protocol):
@@ -121,6 +131,12 @@ class Inbox(Protocol):
 
 class ImageEngine(Protocol):
     def __init__(self, options: EngineOptions) -> None: ...
+
+    def check(self, request: ImageRequest, library: Library) -> tuple[str, ...]:
+        """Before a request waits, where nothing is loaded and nothing is to be: warnings.
+
+        Nothing is left open in the request. Raises ``InvalidRequest`` for what this engine could not draw.
+        """
 
     def run(self, inbox: Inbox) -> Iterator[Event]:
         """Load, then serve until ``Stop``. First events: ``Loading``…, then ``Ready`` or ``Unloadable``."""

@@ -8,6 +8,7 @@ from typing import Literal
 
 from PIL import Image
 
+from illustrious.catalog.library import Library
 from illustrious.images import Admit, Cancel, Done, EngineOptions, Event, Failed, Inbox, Loading, Ready, Step, Stop
 from illustrious.registry import registered
 from illustrious.types import ImageRequest, ImageResult, singles, told
@@ -24,6 +25,10 @@ class FakeEngine:
 
     def __init__(self, options: EngineOptions) -> None:
         self._options = options
+
+    def check(self, request: ImageRequest, library: Library) -> tuple[str, ...]:
+        """Whatever is asked for, it draws."""
+        return ()
 
     def run(self, inbox: Inbox) -> Iterator[Event]:
         yield Loading(progress=1.0)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
+from illustrious.catalog.library import Library
 from illustrious.errors import Cancelled, EngineFailed, InvalidRequest, StudioError, Unavailable, WorkerDied
 from illustrious.images import (
     Admit,
@@ -23,6 +24,8 @@ from illustrious.images import (
     EngineOptions,
     Event,
     Failed,
+    Held,
+    ImageEngine,
     Loading,
     Ready,
     Step,
@@ -124,12 +127,14 @@ class ImageWorker:
         self.deaths = 0
         self.on_change: Callable[[], None] = lambda: None
         self._options = options
+        self._checking: ImageEngine = find("illustrious.images", engine)(options)
         self._environment = environment
         self._backoff = backoff
         self._silence = silence
         self._stuck_step = stuck_step
         self._child: Child | None = None
         self._ready: Ready | None = None
+        self._held: dict[str, str] = {}
         self._loading = 0.0
         self._reason: str | None = None
         self._settled = asyncio.Event()
@@ -151,6 +156,11 @@ class ImageWorker:
     def ready(self) -> Ready | None:
         """What the engine runs on; ``None`` while it loads or when it cannot."""
         return self._ready
+
+    @property
+    def held(self) -> dict[str, str]:
+        """The models in its memory, by the names that requests call them, and where each is."""
+        return self._held if self._ready else {}
 
     @property
     def loading_progress(self) -> float | None:
@@ -208,6 +218,13 @@ class ImageWorker:
         """Return, with the reason, once it is known that the model will never be there."""
         await self._hopeless.wait()
         return self._reason or ""
+
+    def check(self, request: ImageRequest, library: Library) -> tuple[str, ...]:
+        """What the engine says of a request before it waits, here and whether or not its child runs: warnings.
+
+        From any thread. Raises ``InvalidRequest``.
+        """
+        return self._checking.check(request, library)
 
     async def draw(
         self, request: ImageRequest, on_step: OnStep | None = None, caller: str = ""
@@ -305,8 +322,11 @@ class ImageWorker:
                 self._loading = progress
             case Ready():
                 self._ready = event
+                self._held = {event.model: event.device}
                 self._settled.set()
                 self.on_change()
+            case Held(models=models):
+                self._held = models
             case Unloadable(reason=reason):
                 self._give_up(reason)
             case Step(job_id=job_id):

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from illustrious.catalog.library import Library
 from illustrious.errors import InvalidRequest
-from illustrious.images import Done, Event, Failed, Step
+from illustrious.images import Done, Event, Failed, Held, Step
 from illustrious.images.diffusion import shelf as shelf_module
 from illustrious.images.diffusion.checkpoint import starter_folder
 from illustrious.images.diffusion.model import Model
@@ -108,6 +108,14 @@ def test_the_engines_own_model_is_not_loaded_again_when_a_request_names_it(
         named = CAT.model_copy(update={"model": name})
         drawn = ends(run(path, CAT, named, models_dirs=(str(comfyui),)))
         assert np.array_equal(drawn["0"], drawn["1"])
+
+
+def test_it_is_told_which_models_are_in_memory(run: Run, comfyui: Path) -> None:
+    first, second = (CAT.model_copy(update={"model": name}) for name in ("first", "second"))
+    own = comfyui / "models/checkpoints/anime/first.safetensors"
+    events = run(own, first, second, models_dirs=(str(comfyui),))
+    told = [event.models for event in events if isinstance(event, Held)]
+    assert told == [{"anime/first": "cpu"}, {"anime/first": "cpu", "anime/second": "cpu"}]
 
 
 # Upscalers, words, wildcards

@@ -15,6 +15,7 @@ Importing this package loads no torch: everything heavy is imported when the eng
 ``embeddings``   textual inversion                 ``autoencoders``  VAE files
 ``preview``      what it looks like so far
 ``stock``        names in requests → memory        ``shelf``         which models are kept warm
+``check``        what can be told of a request before it waits
 ``model``        the parts in memory               ``recent``        what took long to load, while there is room
 ``checkpoint``   a file or folder → its ``parts``, by ``single_file`` (LDM keys) or ``folder`` (diffusers)
 ``returned``     a generator taken to its end

@@ -5,8 +5,9 @@ from typing import Any
 
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
+from illustrious.catalog.folder import read_json
 from illustrious.errors import InvalidRequest, Unavailable
-from illustrious.images.diffusion.folder import read_json, weights_in
+from illustrious.images.diffusion.folder import weights_in
 from illustrious.images.diffusion.parts import Part, latent_factor
 from illustrious.images.diffusion.placement import Placement
 from illustrious.images.diffusion.recent import Recent

@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from illustrious.catalog.folder import read_json
 from illustrious.errors import InvalidRequest, Unavailable
-from illustrious.images.diffusion.folder import read_json, weights_in
+from illustrious.images.diffusion.folder import weights_in
 from illustrious.images.diffusion.ldm_names import ldm_names
 from illustrious.images.diffusion.parts import Part
 from illustrious.images.diffusion.placement import Placement

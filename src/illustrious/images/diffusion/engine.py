@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from illustrious.catalog.identities import Identities
 from illustrious.catalog.library import Library
 from illustrious.errors import Unavailable
 from illustrious.images import (
@@ -14,17 +15,21 @@ from illustrious.images import (
     Cancel,
     EngineOptions,
     Event,
+    Held,
     Inbox,
     Loading,
     Ready,
     Stop,
     Unloadable,
 )
+from illustrious.images.diffusion.check import check
 from illustrious.registry import registered
+from illustrious.types import ImageRequest
 
 if TYPE_CHECKING:
     from illustrious.images.diffusion.loop import Loop
     from illustrious.images.diffusion.model import Model
+    from illustrious.images.diffusion.stock import Stock
 
 CAPACITY = 8
 """Jobs under way at a time: enough to fill the calls of the UNet, few enough to leave the rest to the queue."""
@@ -36,6 +41,9 @@ class SDXLEngine:
 
     def __init__(self, options: EngineOptions) -> None:
         self._options = options
+
+    def check(self, request: ImageRequest, library: Library) -> tuple[str, ...]:
+        return check(request, library, self._options.max_pixels)
 
     def run(self, inbox: Inbox) -> Iterator[Event]:
         yield Loading(progress=0.0)
@@ -49,10 +57,11 @@ class SDXLEngine:
         except Unavailable as error:
             yield Unloadable(reason=str(error))
             return
+        device = str(model.placement.device)
         yield Ready(
             model=model.name,
             family="sdxl",
-            device=str(model.placement.device),
+            device=device,
             backend=model.placement.backend,
             dtype=str(model.placement.dtype).removeprefix("torch."),
             capacity=CAPACITY,
@@ -61,16 +70,19 @@ class SDXLEngine:
             note=model.note,
             versions=versions(),
         )
-        loop = _loop(model, self._options)
+        loop, stock = _loop(model, self._options)
         try:
-            yield from _serve(loop, inbox)
+            yield from _serve(loop, stock, inbox, {model.name: device})
         finally:
             loop.close()
 
 
-def _serve(loop: Loop, inbox: Inbox) -> Iterator[Event]:
-    """Commands first, then the next turn."""
+def _serve(loop: Loop, stock: Stock, inbox: Inbox, held: dict[str, str]) -> Iterator[Event]:
+    """Commands first, then the next turn. ``held`` is what was told to be in memory."""
     while True:
+        if stock.held != held:
+            held = stock.held
+            yield Held(models=held)
         match inbox.get(wait=loop.is_idle):
             case Stop():
                 return
@@ -82,7 +94,7 @@ def _serve(loop: Loop, inbox: Inbox) -> Iterator[Event]:
                 yield from loop.turn()
 
 
-def _loop(model: Model, options: EngineOptions) -> Loop:
+def _loop(model: Model, options: EngineOptions) -> tuple[Loop, Stock]:
     """Everything wired together: the models and files that requests name, and the memory they share."""
     from illustrious.images.diffusion.loop import Loop
     from illustrious.images.diffusion.placement import Memory
@@ -90,9 +102,11 @@ def _loop(model: Model, options: EngineOptions) -> Loop:
 
     memory = Memory(model.placement, options.memory_limit)
     own = None if options.model is None else Path(options.model)
-    library = Library(options.models_dirs, options.model)
+    known = None if options.identities is None else Identities(Path(options.identities), write=False)
+    library = Library(options.models_dirs, options.model, identities=known)
     stock = Stock(library, model, own, memory, with_previews=options.preview_every > 0)
-    return Loop(stock.model_of, stock.surroundings(options.max_pixels), memory, stock.preview, options.preview_every)
+    around = stock.surroundings(options.max_pixels)
+    return Loop(stock.model_of, around, memory, stock.preview, options.preview_every), stock
 
 
 def versions() -> dict[str, str]:

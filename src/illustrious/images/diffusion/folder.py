@@ -1,14 +1,14 @@
 """A diffusers folder: ``model_index.json``, and a subfolder with configuration and weights for each part."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from illustrious.catalog.folder import read_json
 from illustrious.errors import Unavailable
 from illustrious.images.diffusion.parts import Checkpoint, Part, latent_factor
-from illustrious.images.diffusion.samplers import sampler
+from illustrious.images.diffusion.samplers import of_folder
 from illustrious.images.diffusion.tokenizer import folder_tokenizer
 from illustrious.images.diffusion.weights import REMEDY, read
 
@@ -38,7 +38,6 @@ def open_folder(path: Path) -> Checkpoint:
         raise Unavailable(f"{path} holds a {pipeline}, and this engine draws with SDXL only. Choose an SDXL model.")
     first, second = _part(path, index, "text_encoder"), _part(path, index, "text_encoder_2")
     unet, vae = _part(path, index, "unet"), _part(path, index, "vae")
-    scheduler = read_json(path / "scheduler" / "scheduler_config.json")
     return Checkpoint(
         name=path.resolve().name,
         unet=unet,
@@ -48,7 +47,7 @@ def open_folder(path: Path) -> Checkpoint:
             folder_tokenizer(path / "tokenizer", first.config.get("max_position_embeddings", 77)),
             folder_tokenizer(path / "tokenizer_2", second.config.get("max_position_embeddings", 77)),
         ),
-        sampler=sampler(str(scheduler.get("_class_name")), scheduler),
+        sampler=of_folder(path),
         size=_size(unet.config.get("sample_size") or 128, latent_factor(vae.config)),
         zeros_for_empty_negative=bool(index.get("force_zeros_for_empty_prompt", True)),
     )
@@ -90,15 +89,3 @@ def weights_in(folder: Path, stem: str, remedy: str = REMEDY) -> dict[str, Tenso
             "Use the safetensors version of this model, or save it again with safe_serialization=True."
         )
     raise Unavailable(f"{folder} has no weights ({stem}.safetensors). Download the model again, or choose another.")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise Unavailable(f"{path} cannot be read ({error.strerror}). Download the model again.") from error
-    except ValueError as error:
-        raise Unavailable(f"{path} is not valid JSON ({error}). Download the model again.") from error
-    if not isinstance(content, dict):
-        raise Unavailable(f"{path} is not a JSON object. Download the model again.")
-    return content

@@ -13,18 +13,25 @@ The way of a request with ``hires``, after its first pass has ended in ``latents
 and on as in ``edit.py``, with ``request.hires.steps or request.steps`` steps, a fresh scheduler and conditioning for
 ``size``. The noise of the second pass comes from a new generator with the picture's seed, as in AUTOMATIC1111's web UI,
 so that it does not depend on how much randomness the first pass has used.
+
+Read where there is no torch, for the names and sizes: only what enlarges imports it.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from PIL import Image, ImageOps
-from torch import Tensor
-from torch.nn import functional
 
-from illustrious.images.diffusion.canvas import Size
-from illustrious.images.diffusion.tiling import Axes
-from illustrious.images.diffusion.upscale import Upscaler, Work, enlarge_to
 from illustrious.types import Hires
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from illustrious.images.diffusion.canvas import Size
+    from illustrious.images.diffusion.tiling import Axes
+    from illustrious.images.diffusion.upscale import Upscaler, Work
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,8 @@ def _whole(length: float) -> int:
 def enlarge_latents(latents: Tensor, kind: Kind, size: Size, axes: Axes = "none") -> Tensor:
     """Latents (1 × 4 × height × width) at ``size`` (width and height in latents), cropped around their middle where the
     proportions differ. Along ``axes`` they go on at the opposite edge."""
+    from torch.nn import functional
+
     height, width = latents.shape[-2:]
     covering = (max(size[0], -(-width * size[1] // height)), max(size[1], -(-height * size[0] // width)))
     # What is seamless lies between copies of itself, of which the middle one is kept.
@@ -109,6 +118,8 @@ def enlarge_picture(picture: Image.Image, size: Size, by: Upscaler | Image.Resam
 
     A model works tile by tile and yields between them. Raises ``EngineFailed``.
     """
+    from illustrious.images.diffusion.upscale import enlarge_to
+
     if isinstance(by, Image.Resampling):
         return ImageOps.fit(picture, size, by)
     return (yield from enlarge_to(by, picture, size, axes))

@@ -22,12 +22,17 @@ spacing; ``schedules`` has the formulas. Where diffusers has the pair, it comput
 """
 
 import inspect
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from importlib.resources import files
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from illustrious.catalog.folder import read_json
+from illustrious.catalog.prediction import Prediction
 from illustrious.errors import InvalidRequest, Unavailable
 from illustrious.images.diffusion.schedules import (
     AUTOMATIC,
@@ -212,6 +217,25 @@ def sampler(kind: str, config: dict[str, Any]) -> Sampler:
     )
     flagged = [schedule for schedule, flag in FLAGS.items() if config.get(flag) and schedule not in method.lacks]
     return Sampler(method, flagged[0] if flagged and method.over == "sigmas" else AUTOMATIC, config)
+
+
+def of_file(name: str, said: Prediction) -> Sampler:
+    """That of a single-file checkpoint: Euler, as SDXL itself was published with. Raises ``Unavailable``."""
+    if said.is_edm:
+        raise Unavailable(
+            f"{name} predicts as EDM models do, which this engine does not draw with. Choose another with --model."
+        )
+    config = json.loads((files("illustrious") / "data" / "sdxl" / "scheduler.json").read_text("utf-8"))
+    config["prediction_type"] = said.type
+    if said.zero_snr:
+        config.update(rescale_betas_zero_snr=True, timestep_spacing="trailing")
+    return sampler("EulerDiscreteScheduler", config)
+
+
+def of_folder(path: Path) -> Sampler:
+    """That of a folder in diffusers' layout, which says so itself. Raises ``Unavailable``."""
+    config = read_json(path / "scheduler" / "scheduler_config.json")
+    return sampler(str(config.get("_class_name")), config)
 
 
 def choose(default: Sampler, sampler: str | None, schedule: str | None) -> tuple[Sampler, tuple[str, ...]]:

@@ -21,11 +21,11 @@ from diffusers.loaders.single_file_utils import (
 from torch import Tensor
 from transformers import CLIPTextConfig
 
-from illustrious.catalog.prediction import Prediction, prediction
+from illustrious.catalog.prediction import prediction
 from illustrious.catalog.single_file import LORA_MARKS, size_said
 from illustrious.errors import Unavailable
 from illustrious.images.diffusion.parts import TIME_IDS, Checkpoint, Part, latent_factor
-from illustrious.images.diffusion.samplers import Sampler, sampler
+from illustrious.images.diffusion.samplers import of_file
 from illustrious.images.diffusion.tokenizer import VOCABULARY, clip_tokenizers
 
 UNET = "model.diffusion_model."
@@ -90,7 +90,7 @@ def parse(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> C
             Part(second.title, "CLIPTextModelWithProjection", second_config, _open_clip(tensors, second_config)),
         ),
         tokenizers=clip_tokenizers(first_config["max_position_embeddings"]),
-        sampler=_sampler(name, prediction(tensors, metadata, path)),
+        sampler=of_file(name, prediction(tensors, metadata, path)),
         size=size,
         zeros_for_empty_negative=True,
     )
@@ -125,19 +125,6 @@ def _unknown_structure(what: str) -> Unavailable:
     return Unavailable(
         f"The UNet has a structure that diffusers cannot build ({what}). Choose an SDXL checkpoint with --model."
     )
-
-
-def _sampler(name: str, said: Prediction) -> Sampler:
-    """Euler, as SDXL itself was published with."""
-    if said.type not in ("epsilon", "v_prediction"):
-        raise Unavailable(
-            f"{name} predicts as EDM models do, which this engine does not draw with. Choose another with --model."
-        )
-    config = _constants("scheduler")
-    config["prediction_type"] = said.type
-    if said.zero_snr:
-        config.update(rescale_betas_zero_snr=True, timestep_spacing="trailing")
-    return sampler("EulerDiscreteScheduler", config)
 
 
 def _constants(name: str) -> dict[str, Any]:

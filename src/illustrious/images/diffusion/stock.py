@@ -35,6 +35,8 @@ class Stock:
     ) -> None:
         self._library = library
         self._path = path
+        self._names = {path: STARTER.name if path is None else library.default().name}
+        self._device = first.placement.device
         self._shelf = Shelf(first.placement, memory)
         self._shelf.put(path, first)
         self._autoencoders = Autoencoders(first.placement)
@@ -62,10 +64,17 @@ class Stock:
             path = None if entry == STARTER else entry.path
             if self._path is not None and path is not None and path.resolve() == self._path.resolve():
                 path = self._path
+            self._names[path] = entry.name
         try:
             return self._shelf.take(path, busy)
         except Unavailable as error:
             raise InvalidRequest(str(error), field="model") from error
+
+    @property
+    def held(self) -> dict[str, str]:
+        """The models in memory by the names that requests call them, and where: on the device or in main memory."""
+        device = str(self._device)
+        return {self._names[path]: device if is_there else "cpu" for path, is_there in self._shelf.warm.items()}
 
     def vae(self, model: Model, name: str) -> Any:
         """Raises ``InvalidRequest``."""
