@@ -9,26 +9,33 @@ from collections.abc import Iterator
 from illustrious.catalog.library import Library
 from illustrious.errors import InvalidRequest, Unavailable
 from illustrious.images.diffusion import hires, samplers
+from illustrious.images.diffusion.canvas import lay_out
 from illustrious.images.diffusion.expand import expand
 from illustrious.images.diffusion.wildcards import WildcardFiles
 from illustrious.types import ImageRequest, singles
+
+SMALLEST = 8, 8
+"""Stands for the native size of a model that does not tell it."""
 
 
 def check(request: ImageRequest, library: Library, max_pixels: int) -> tuple[str, ...]:
     """Warnings. The request's model is named, and its seed drawn.
 
     Raises ``InvalidRequest`` for a sampler, schedule or upscaler that does not exist, for those that do not go with
-    one another or with the model, for LoRAs in the prompt that are not there, and for a second pass that is too large;
-    ``StorageFailed`` for wildcards that cannot be read.
+    one another or with the model, for LoRAs in the prompt that are not there, for a mask without a picture, and for a
+    second pass that is too large; ``StorageFailed`` for wildcards that cannot be read.
     """
+    if request.init_image is None:
+        lay_out(request, SMALLEST, max_pixels)
     _check_second_pass(request, library, max_pixels)
     return tuple(dict.fromkeys((*_sampling(request, library), *_words(request, library))))
 
 
 def _sampling(request: ImageRequest, library: Library) -> tuple[str, ...]:
-    entry = library.default()
-    if request.model not in (None, entry.name):
+    try:
         entry = library.checkpoint(request.model)
+    except InvalidRequest:  # the default one, which is gone: the engine says so
+        return ()
     identity = library.identity(entry)
     if not identity.draws or identity.prediction is None:  # the engine says why
         return ()
