@@ -2,7 +2,8 @@
 
 LoRAs as kohya's trainer writes them for SDXL: 986 layers of three tensors each, and its settings; of the tensors
 themselves there are only the places. They are listed as `GET /models` does: the first time ever, once more, after one
-was added, and after a restart. Beside it the time that reading the headers takes by itself, with json alone.
+was added, and after a restart. Beside it what reading the headers takes by itself, with json alone. Times are those of
+the processor, which other work on the machine disturbs least; the files lie in the disk cache.
 """
 
 import argparse
@@ -46,9 +47,9 @@ def listed(library: Library, hashes: Hashes) -> int:
 
 
 def timed(what: str, work: Callable[[], object]) -> None:
-    begin = time.perf_counter()
+    begin = time.process_time()
     work()
-    print(f"{what:<34} {time.perf_counter() - begin:8.2f} s")
+    print(f"{what:<34} {time.process_time() - begin:8.2f} s", flush=True)
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from illustrious.catalog.library import Library
 from illustrious.images import Admit, Done, Event, Failed, Step
+from illustrious.images.diffusion import draw as draw_module
 from illustrious.images.diffusion import loop as loop_module
 from illustrious.images.diffusion.checkpoint import starter_folder
 from illustrious.images.diffusion.conditioner import Conditioner
@@ -249,6 +250,35 @@ def test_the_pictures_of_all_callers_get_on_however_many_short_ones_one_of_them_
     assert order_of_ends(happened).index("long") < 35
 
 
+def test_pictures_take_their_steps_while_another_is_decoded_and_written(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stepped = threading.Event()
+    threads: list[str] = []
+
+    def beside(work: Callable[..., Any]) -> Callable[..., Any]:
+        def waiting(*arguments: Any, **named: Any) -> Any:
+            threads.append(threading.current_thread().name)
+            assert stepped.wait(60)
+            return work(*arguments, **named)
+
+        return waiting
+
+    for name in ("decode", "png"):
+        monkeypatch.setattr(draw_module, name, beside(getattr(draw_module, name)))
+    loop = looped(model)
+    for name, steps in (("short", 1), ("long", 6)):
+        loop.admit(Admit(job_id=name, request=RED.model_copy(update={"steps": steps}), caller=name))
+    happened = []
+    for event in events(loop):
+        happened.append(event)
+        if isinstance(event, Step) and event.job_id == "long":
+            stepped.set()
+    loop.close()
+    assert order_of_ends(happened) == ["short", "long"]
+    assert threads == ["aside_0"] * 4
+
+
 # When memory runs out
 
 
@@ -344,8 +374,6 @@ def test_text_encoders_that_find_no_room_are_asked_again_when_there_is_some(
 def test_an_autoencoder_that_memory_cannot_hold_decodes_in_tiles_and_says_so(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from illustrious.images.diffusion import draw as draw_module
-
     honest = draw_module.decode
 
     def greedy(vae: Any, latents: torch.Tensor, in_tiles: bool = False) -> Any:
