@@ -178,10 +178,9 @@ class Library:
         near = [spellings[key] for key in get_close_matches(_key(_without_suffix(kind, name)), spellings, cutoff=0.5)]
         if near:
             hint = f"Did you mean {_listed(dict.fromkeys(near))}?"
-        elif 0 < len(names) <= MANY:
-            hint = f"There are {', '.join(names.values())}."
         else:
-            hint = f"Its file goes into {self.roots[0] / OURS[kind] if self.roots else OURS[kind]}."
+            there = f"There are {', '.join(names.values())}. " if 0 < len(names) <= MANY else ""
+            hint = f"{there}Its file goes into {self.roots[0] / OURS[kind] if self.roots else OURS[kind]}."
         return InvalidRequest(f"There is no {TITLES[kind]} “{name}”. {hint}", field=field)
 
 

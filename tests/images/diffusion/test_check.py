@@ -49,7 +49,7 @@ def checked(library: Library, **asked: object) -> tuple[str, ...]:
         ({"hires": Hires(upscaler="latnet")}, "hires", "Did you mean “Latent”"),
         ({"hires": Hires(upscaler="4x ultra")}, "hires", "Did you mean “4x-Ultra”"),
         ({"hires": Hires(scale=4)}, "hires", "4096×4096"),
-        ({"mask": b"a picture"}, "mask", "Send init_image too"),
+        ({"mask": b"a picture"}, "mask", "send init_image too"),
     ],
 )
 def test_what_could_not_be_drawn_is_refused(library: Library, asked: dict[str, object], field: str, said: str) -> None:

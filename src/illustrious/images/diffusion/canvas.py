@@ -106,7 +106,7 @@ def lay_out(request: ImageRequest, native: Size, max_pixels: int) -> Canvas:
     if request.init_image is None:
         for field in ("mask", "outpaint"):
             if getattr(request, field) is not None:
-                raise InvalidRequest(f"There is a {field} but no picture for it. Send init_image too.", field=field)
+                raise InvalidRequest(f"{field} needs a picture to go with: send init_image too.", field=field)
         size = (request.width or native[0], request.height or native[1])
         return Canvas(size=size, asked=size)
     picture = to_rgb(_opened(request.init_image, "init_image", max_pixels))
