@@ -48,6 +48,8 @@ def checked(library: Library, **asked: object) -> tuple[str, ...]:
         ({"prompt": "<lora:ink:99>"}, "prompt", "from -10 to 10"),
         ({"hires": Hires(upscaler="latnet")}, "hires", "Did you mean “Latent”"),
         ({"hires": Hires(upscaler="4x ultra")}, "hires", "Did you mean “4x-Ultra”"),
+        ({"sampler": "LCM", "steps": 60}, "steps", "at most 50 steps, not 60"),
+        ({"sampler": "TCD", "steps": 8, "hires": Hires(scale=1.5, steps=80)}, "steps", "at most 50 steps, not 80"),
         ({"hires": Hires(scale=4)}, "hires", "4096×4096"),
         ({"mask": b"a picture"}, "mask", "send init_image too"),
     ],

@@ -44,7 +44,11 @@ def _sampling(request: ImageRequest, library: Library) -> tuple[str, ...]:
         own = samplers.of_folder(entry.path) if folder else samplers.of_file(entry.name, identity.prediction)
     except Unavailable as error:
         raise InvalidRequest(str(error), field="model") from error
-    return samplers.choose(own, request.sampler, request.schedule)[1]
+    sampler, warnings = samplers.choose(own, request.sampler, request.schedule)
+    sampler.check(request.steps)
+    if request.hires is not None and request.hires.steps is not None:
+        sampler.check(request.hires.steps)
+    return warnings
 
 
 def _words(request: ImageRequest, library: Library) -> Iterator[str]:

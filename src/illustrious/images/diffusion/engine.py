@@ -22,7 +22,6 @@ from illustrious.images import (
     Stop,
     Unloadable,
 )
-from illustrious.images.diffusion.check import check
 from illustrious.registry import registered
 from illustrious.types import ImageRequest
 
@@ -43,6 +42,8 @@ class SDXLEngine:
         self._options = options
 
     def check(self, request: ImageRequest, library: Library) -> tuple[str, ...]:
+        from illustrious.images.diffusion.check import check
+
         return check(request, library, self._options.max_pixels)
 
     def run(self, inbox: Inbox) -> Iterator[Event]:

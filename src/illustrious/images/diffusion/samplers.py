@@ -37,6 +37,7 @@ from illustrious.errors import InvalidRequest, Unavailable
 from illustrious.images.diffusion.schedules import (
     AUTOMATIC,
     BETA,
+    DISTILLED_STEPS,
     EXPONENTIAL,
     KARRAS,
     NORMAL,
@@ -45,6 +46,7 @@ from illustrious.images.diffusion.schedules import (
     SIMPLE,
     TRAILING,
     Schedule,
+    check_selection,
 )
 
 
@@ -178,6 +180,11 @@ class Sampler:
     def kind(self) -> str:
         """The diffusers scheduler's class name."""
         return self.method.kind
+
+    def check(self, steps: int) -> None:
+        """Raises ``InvalidRequest`` for a number of steps it cannot take."""
+        if self.method.over == "distilled":
+            check_selection(steps, self.config.get("original_inference_steps", DISTILLED_STEPS))
 
     def scheduler(self) -> Any:
         """A fresh scheduler with diffusers' protocol, for one picture. Its ``set_timesteps`` raises ``InvalidRequest``

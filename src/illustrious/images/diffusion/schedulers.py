@@ -21,8 +21,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from numpy.polynomial import Polynomial
 from torch import Tensor
 
-from illustrious.errors import InvalidRequest
-from illustrious.images.diffusion.schedules import Schedule, levels, timestep_of
+from illustrious.images.diffusion.schedules import Schedule, check_selection, levels, timestep_of
 
 
 class Spaced:
@@ -231,13 +230,7 @@ class Distilled:
     config: Any
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
-        most = self.config.original_inference_steps
-        if num_inference_steps > most:
-            raise InvalidRequest(
-                f"This sampler takes at most {most} steps, not {num_inference_steps} steps: it is for models distilled "
-                "to a few (4 to 8 are usual). Ask for fewer, or choose another sampler.",
-                field="steps",
-            )
+        check_selection(num_inference_steps, self.config.original_inference_steps)
         super().set_timesteps(num_inference_steps, device)
 
 

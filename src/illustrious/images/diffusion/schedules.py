@@ -27,6 +27,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from illustrious.errors import InvalidRequest
+
 BETA_SHAPE = 0.6
 """Both parameters of the beta distribution, as in the paper."""
 
@@ -42,6 +44,20 @@ class Schedule:
     aliases: tuple[str, ...] = ()
     sigmas: Callable[[float, float, int], list[float]] | None = None
     timesteps: Callable[[int, int], list[float]] | None = None
+
+
+DISTILLED_STEPS = 50
+"""Of which distilled models' own few are a selection, where their configuration does not tell (diffusers' default)."""
+
+
+def check_selection(steps: int, most: int = DISTILLED_STEPS) -> None:
+    """Raises ``InvalidRequest`` for more steps than there are to select from."""
+    if steps > most:
+        raise InvalidRequest(
+            f"This sampler takes at most {most} steps, not {steps} steps: it is for models distilled to a few (4 to 8 "
+            "are usual). Ask for fewer, or choose another sampler.",
+            field="steps",
+        )
 
 
 @dataclass(frozen=True)
