@@ -66,6 +66,7 @@ from PIL import Image
 from illustrious.errors import EngineFailed
 from illustrious.images import Done, Failed
 from illustrious.images.diffusion.adapters import WeightedLora
+from illustrious.images.diffusion.compiled import CompiledUNet
 from illustrious.images.diffusion.decode import png
 from illustrious.images.diffusion.model import Model
 from illustrious.images.diffusion.placement import Placement, place
@@ -109,6 +110,7 @@ class Run:
         self.ceilings = Ceilings(self.clock, placement.device, extent.edge, extent.copied)
         self.model = full_size(placement, (extent.size, extent.size), extent.shapes)
         self.flops = picture_flops(extent.shapes, (extent.size, extent.size), extent.steps)
+        self.compiled, self.model.compiled = self.model.compiled, None  # in its own trial alone
         self.png = 0.0
         self.base: dict[str, float] = {}
 
@@ -158,6 +160,30 @@ class Run:
             share = self.flops / (taken.median / 1000) / self.ceilings.bf16
             yield Row(f"{what}, MFU", 100 * share, "%", note="of the bf16 matrix product above")
         yield Row(f"{what}, peak memory", self.clock.peak(work), "GB")
+
+    def speeds(self) -> Iterator[Row]:
+        """As requests ask for them: what is drawn while the UNet is compiled, and then with every graph it needs."""
+        self.model.compiled = compiled = self.compiled
+        try:
+            for speed in ("balanced", "fast"):
+                with self.bench() as bench:
+
+                    def picture(bench: Bench = bench, speed: str = speed) -> None:
+                        drawn(bench, bench.request(speed=speed, exact=False))
+
+                    first = self.clock.once(picture)
+                    yield Row(
+                        f"ours {speed}, first picture", (first - self.png) / 1000, "s", note="no graph is there yet"
+                    )
+                    if compiled is not None:
+                        taken = self.clock.once(partial(_all_graphs, compiled, picture))
+                        yield Row(
+                            f"ours {speed}, graphs made beside", taken / 1000, "s", note=f"{compiled.shapes} in all"
+                        )
+                        yield from (Row(f"ours {speed}, without graphs", note=news) for news in compiled.news())
+                    yield from self._picture(f"ours {speed}", picture, less=self.png)
+        finally:
+            self.model.compiled = None
 
     def batches(self) -> Iterator[Row]:
         """Several requests at once: those that share freely, and exact ones, which share what changes no bit."""
@@ -294,7 +320,7 @@ class Run:
         options = {"--model": self.files / "sdxl-random", "--size": self.extent.size, "--steps": self.extent.steps}
         options |= {"--device": self.placement.device.type, **({"--limit": limit} if limit else {})}
         command = [sys.executable, first_picture, *(str(word) for pair in options.items() for word in pair)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=180)
         if done.returncode:
             raise RuntimeError(done.stderr.strip().split("\n")[-1])
         taken = json.loads(done.stdout.strip().split("\n")[-1])
@@ -328,7 +354,8 @@ class Run:
         for lever in DECODING_LEVERS:
             attempt(lever.name, partial(self.lever, lever, DECODING), lever.seconds, lever.gain)
         attempt("diffusers fast", lambda: self.theirs("fast", self.fast), 100)
-        attempt("ours fast", lambda: self.ours("fast", self.fast), 100)
+        attempt("ours with those", lambda: self.ours("with those settings", self.fast), 100)
+        attempt("speeds", self.speeds, 120)
         few = min(4, self.extent.steps)
         attempt("few steps", lambda: self.ours(f"in {few} steps, no guidance", steps=few, guidance=1.0), 10)
         attempt("batches", self.batches, 70)
@@ -336,8 +363,17 @@ class Run:
         for lever in compilers:
             attempt(lever.name, partial(self.lever, lever, STEP), lever.seconds, lever.gain)
         attempt("cache", lambda: self.again(compilers[0]), 15)
-        attempt("ours fast with fp8", lambda: self.ours("fast with fp8", self.fast_with_float8), 110)
+        attempt("ours with those and fp8", lambda: self.ours("with those and fp8", self.fast_with_float8), 110)
         attempt("ours with compiled blocks", lambda: self.ours("with compiled blocks", self.compiled_in_part), 50)
+
+
+def _all_graphs(compiled: CompiledUNet, picture: Callable[[], None]) -> None:
+    """Draw until no further shape is met. One is compiled at a time."""
+    before = -1
+    while before < compiled.shapes:
+        before = compiled.shapes
+        picture()
+        compiled.wait()
 
 
 def _nothing(model: Model) -> AbstractContextManager[None]:

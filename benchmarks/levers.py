@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from illustrious.images.diffusion.model import Model
 from illustrious.images.diffusion.parts import TIME_IDS
+from illustrious.images.diffusion.shortcuts import forward
 
 # --- what can be changed -------------------------------------------------------------------------------------------
 
@@ -134,36 +135,6 @@ def together(*changes: AbstractContextManager[None]) -> Iterator[None]:
         yield
 
 
-class Remembering:
-    """A UNet whose deep blocks are computed only now and then, and otherwise repeat what they answered last; the blocks
-    at full resolution are always computed (DeepCache, arXiv 2312.00858)."""
-
-    def __init__(self, unet: Any) -> None:
-        self.repeats = False
-        self._blocks = [*unet.down_blocks[1:], unet.mid_block, *unet.up_blocks[:-1]]
-
-    @contextmanager
-    def on(self) -> Iterator[None]:
-        for block in self._blocks:
-            block.forward = self._remembered(block.forward)
-        try:
-            yield
-        finally:
-            for block in self._blocks:
-                del block.forward
-
-    def _remembered(self, forward: Callable[..., Any]) -> Callable[..., Any]:
-        last: Any = None
-
-        def remembered(*given: Any, **named: Any) -> Any:
-            nonlocal last
-            if last is None or not self.repeats:
-                last = forward(*given, **named)
-            return last
-
-        return remembered
-
-
 # --- what is timed -------------------------------------------------------------------------------------------------
 
 
@@ -196,6 +167,13 @@ class Subject:
             return_dict=False,
         )[0]
         return answer
+
+    def parts(self, deep: Tensor | None = None) -> Tensor:
+        """The same for both rows, by the engine's own function; what its deep blocks said. With ``deep`` they are not
+        asked."""
+        added = {"text_embeds": self._pooled, "time_ids": self._sizes}
+        sample = self._latents.repeat(2, 1, 1, 1)
+        return forward(self.unet, sample, self._timestep, self._embeddings, added, deep=deep)[1]
 
     def decode(self) -> Tensor:
         pixels: Tensor = self.vae.decode(self._latents, return_dict=False)[0]
@@ -288,17 +266,16 @@ def _guided_for_a_while(subject: Subject, compiler: Compiler) -> Iterator[Callab
 
 
 def _repeating(steps: int) -> Ready:
+    """Of so many steps one asks the deep blocks."""
+
     @contextmanager
     def ready(subject: Subject, compiler: Compiler) -> Iterator[Callable[[], object]]:
-        remembering = Remembering(subject.unet)
-
         def work() -> None:
-            for step in range(steps):
-                remembering.repeats = step > 0
-                subject.step()
+            deep = subject.parts()
+            for _ in range(steps - 1):
+                subject.parts(deep)
 
-        with remembering.on():
-            yield work
+        yield work
 
     return ready
 

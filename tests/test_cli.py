@@ -47,6 +47,14 @@ def test_generate_draws_without_a_server(tmp_path: Path) -> None:
     assert picture.info["parameters"].startswith("a red apple\n")
 
 
+def test_generate_draws_as_fast_as_it_is_told(tmp_path: Path, fake_server: RunningStudio) -> None:
+    for name, environment in (("here.png", {}), ("there.png", {"ILLUSTRIOUS_PORT": port_of(fake_server)})):
+        fake = ["--fake"] if not environment else []
+        done = illustrious(tmp_path, "generate", "x", "-o", name, "--speed", "fast", *fake, **environment)
+        assert done.returncode == 0, done.stderr
+        assert "Speed: fast" in Image.open(tmp_path / name).info["parameters"]
+
+
 def test_generate_uses_the_server_that_runs(tmp_path: Path, fake_server: RunningStudio) -> None:
     done = illustrious(tmp_path, "generate", "x", "-o", "x.png", "--seed", "7", ILLUSTRIOUS_PORT=port_of(fake_server))
     assert done.returncode == 0, done.stderr

@@ -58,6 +58,12 @@ def test_a_picture_drawn_from_another_says_how_much_of_it_is_new() -> None:
     assert "Hires upscale" not in settings
 
 
+def test_a_picture_that_is_not_exact_says_how_it_was_drawn() -> None:
+    fast = REQUEST.model_copy(update={"speed": "fast", "exact": False})
+    assert parse(render(fast, model="m", sampler="s", version="1")).settings["Speed"] == "fast"
+    assert "Speed" not in parse(render(REQUEST, model="m", sampler="s", version="1")).settings
+
+
 def test_empty_prompts_leave_no_line() -> None:
     bare = REQUEST.model_copy(update={"prompt": "", "negative_prompt": ""})
     assert render(bare, model="m", sampler="Euler", version="1").startswith("Steps: 20, ")

@@ -77,7 +77,10 @@ def build_studio(settings: Settings, database: Database) -> Studio:
                 preview_every=settings.preview_every,
             ),
             name=f"image-{number}",
-            environment={"HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0"} if settings.allow_download else None,
+            environment={
+                "TORCHINDUCTOR_CACHE_DIR": str(settings.data_dir / "cache" / "compiled"),
+                **({"HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0"} if settings.allow_download else {}),
+            },
         )
         for number, device in enumerate(settings.devices or (None,))
     ]

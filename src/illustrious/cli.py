@@ -12,7 +12,7 @@ import time
 import webbrowser
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -174,6 +174,9 @@ def generate(
     seed: Annotated[int, typer.Option("--seed", help="-1 for a random one.")] = -1,
     width: Annotated[int | None, typer.Option("--width")] = None,
     height: Annotated[int | None, typer.Option("--height")] = None,
+    speed: Annotated[
+        Literal["exact", "balanced", "fast"], typer.Option("--speed", help="What the picture may give up for time.")
+    ] = "exact",
     model: Model = None,
     models_dirs: ModelsDirs = None,
     host: Host = None,
@@ -185,6 +188,7 @@ def generate(
     typed = {"host": host, "port": port, "data_dir": data_dir, "model": model, "fake": fake}
     settings = load({**typed, "models_dirs": tuple(models_dirs) if models_dirs else None}).settings
     wishes: dict[str, Any] = {"negative_prompt": negative, "steps": steps, "guidance": guidance, "seed": seed}
+    wishes |= {"speed": speed} if speed != "exact" else {}
     wishes |= {name: value for name, value in (("width", width), ("height", height)) if value is not None}
     with running_studio(settings) as client:
         if client is not None:

@@ -83,6 +83,7 @@ class Drawing:
                     "width": used.width,
                     "height": used.height,
                     "model": result.model,
+                    "speed": used.speed,
                 }
             )
         # What was known when the job came in is told again by the engine.

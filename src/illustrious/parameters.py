@@ -77,6 +77,7 @@ def render(
         "Mask blur": str(request.mask_blur) if redrawn and request.mask is not None else None,
         **(_of_second_pass(hires) if hires else {}),
         "Lora hashes": hashes or None,
+        "Speed": None if request.speed == "exact" else request.speed,
         "Version": version,
     }
     said = {name: value for name, value in settings.items() if value is not None}

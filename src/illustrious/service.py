@@ -45,6 +45,7 @@ from illustrious.types import (
     ChatRequest,
     ImageRequest,
     Noun,
+    Speed,
     WorkerProcess,
 )
 from illustrious.vision import Analyzer
@@ -102,6 +103,7 @@ class Saved(Noun):
     width: int
     height: int
     model: str
+    speed: Speed = "exact"
 
 
 class Drawn(Saved):

@@ -3,9 +3,9 @@
 import base64
 import binascii
 import hashlib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 SEED_LIMIT = 2**53 - 1
 """Largest seed: the largest integer that JSON readers in every language keep exact."""
@@ -43,6 +43,10 @@ Blob = Annotated[
     PlainSerializer(lambda value: base64.b64encode(value).decode("ascii"), when_used="json"),
 ]
 """The bytes of a picture's file; base64 in JSON, with or without a ``data:`` prefix."""
+
+
+Speed = Literal["exact", "balanced", "fast"]
+"""How a picture is drawn: to the bit as its request says; as quickly as nobody sees; with less work than that."""
 
 
 class Noun(BaseModel):
@@ -99,8 +103,11 @@ class ImageRequest(Noun):
     pictures take ``seed``, ``seed`` + 1, … ``guidance`` up to 1 means no guidance.
 
     ``prompt_syntax`` ``a1111`` reads weights, ``BREAK``, ``<lora:…>``, wildcards and the like; ``verbatim`` takes every
-    character as it stands. ``prompt_prefix`` goes before the prompt (quality words). ``exact``: the pixels depend on
-    the request alone, whatever is drawn beside it.
+    character as it stands. ``prompt_prefix`` goes before the prompt (quality words).
+
+    ``speed`` ``exact``: the pixels depend on the request alone, whatever is drawn beside it; ``balanced`` may differ
+    from that by what nobody sees, ``fast`` by details, as it leaves out part of the work. ``exact`` says the same in
+    one bit: unset, it follows ``speed``; alone, ``false`` is ``balanced``.
 
     ``init_image`` is what to start from, ``strength`` how much of it is drawn anew (0 … 1), ``fit`` what happens when
     its shape is not that of the picture. ``mask`` says where: white is drawn anew, black is kept; ``mask_blur`` in
@@ -123,6 +130,7 @@ class ImageRequest(Noun):
     clip_skip: Annotated[int, Field(ge=1, le=12)] | None = None
     guidance_rescale: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
     tiling: Literal["none", "x", "y", "both"] = "none"
+    speed: Speed = "exact"
     exact: bool = True
     model: Annotated[Text, Field(max_length=500)] | None = None
     vae: Annotated[Text, Field(max_length=500)] | None = None
@@ -139,6 +147,19 @@ class ImageRequest(Noun):
     outpaint: Outpaint | None = None
     control: Annotated[tuple[Control, ...], Field(max_length=8)] = ()
     hires: Hires | None = None
+
+    @model_validator(mode="after")
+    def _one_knob(self) -> Self:
+        """Whichever of ``speed`` and ``exact`` is unset follows the other."""
+        if self.exact is not (self.speed == "exact"):
+            if {"exact", "speed"} <= self.model_fields_set:
+                raise ValueError(
+                    f"exact is {str(self.exact).lower()} and speed is {self.speed}, which contradict each other; "
+                    "leave exact out"
+                )
+            follows = {"exact": False} if "speed" in self.model_fields_set else {"speed": "balanced"}
+            self.__dict__.update(follows)  # frozen from here on
+        return self
 
 
 def singles(request: ImageRequest) -> tuple[ImageRequest, ...]:

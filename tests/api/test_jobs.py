@@ -49,6 +49,19 @@ async def test_a_job_is_taken_in_at_once_and_ends_in_a_picture(http: httpx.Async
     assert base64.b64decode(again.json()["image_base64"]) == picture.content
 
 
+async def test_a_job_says_how_fast_it_was_drawn_and_what_contradicts_itself_is_422(http: httpx.AsyncClient) -> None:
+    body = (await http.post("/jobs", json={**APPLE, "speed": "fast"})).json()
+    done = await over(http, body["id"])
+    assert (done["request"]["speed"], done["request"]["exact"]) == ("fast", False)
+    (image,) = done["result"]["images"]
+    assert (await http.get(f"/gallery/{image['id']}")).json()["parameters"]["speed"] == "fast"
+    assert (await http.post("/generate-image", json={**APPLE, "speed": "fast"})).json()["speed"] == "fast"
+    assert (await http.post("/generate-image", json={**APPLE, "exact": False})).json()["speed"] == "balanced"
+    refused = await http.post("/jobs", json={**APPLE, "speed": "fast", "exact": True})
+    assert refused.status_code == 422
+    assert "leave exact out" in refused.text
+
+
 async def test_a_job_of_several_pictures_draws_them_from_one_seed_after_the_other(http: httpx.AsyncClient) -> None:
     answer = (await http.post("/generate-image", json={**APPLE, "count": 3})).json()
     assert [image["seed"] for image in answer["images"]] == [7, 8, 9]

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-QUICK = "copy,product,eager,exact,preview,LoRA,switch,cuDNN,fused,flash,halves,guidance,deep,not compiled,blocks,VAE"
+QUICK = (
+    "copy,product,eager,exact,speeds,preview,LoRA,switch,cuDNN,fused,flash,halves,guidance,deep,not compiled,blocks,VAE"
+)
 
 
 def rows(folder: Path, *options: str) -> dict[str, dict[str, object]]:
@@ -31,7 +33,13 @@ def check(measured: dict[str, dict[str, object]]) -> None:
 def test_what_compiles_little(tmp_path: Path) -> None:
     measured = rows(tmp_path, "--only", QUICK)
     check(measured)
-    assert {"diffusers eager, MFU", "ours exact, one picture", "ours exact, peak memory", "a preview"} <= set(measured)
+    assert {
+        "diffusers eager, MFU",
+        "ours exact, one picture",
+        "ours fast, one picture",
+        "ours exact, peak memory",
+        "a preview",
+    } <= set(measured)
     levers = [row for row in measured.values() if row["predicted"] is not None]
     assert len(levers) >= 15
 
@@ -40,7 +48,7 @@ def test_what_compiles_little(tmp_path: Path) -> None:
 def test_everything(tmp_path: Path) -> None:
     measured = rows(tmp_path)
     check(measured)
-    assert {"diffusers fast, one picture", "ours fast with fp8, one picture", "cold start: first picture"} <= set(
+    assert {"diffusers fast, one picture", "ours with those and fp8, one picture", "cold start: first picture"} <= set(
         measured
     )
     assert any(what.startswith("ours not exact") for what in measured)

@@ -16,7 +16,7 @@ from illustrious.errors import Cancelled, EngineFailed, InvalidRequest, StorageF
 from illustrious.jobs import Job
 from illustrious.pictures import decode_base64
 from illustrious.service import Drawn, Studio, drawing_prompt
-from illustrious.types import AnalysisRequest, BackendStatus, ImageRequest, Text, writable
+from illustrious.types import AnalysisRequest, BackendStatus, ImageRequest, Speed, Text, writable
 
 router = APIRouter(tags=["studio"])
 
@@ -97,6 +97,7 @@ class GenerateImageAnswer(BaseModel):
     width: int
     height: int
     model: str
+    speed: Speed = Field(description="How it was drawn.")
     image_id: str
     image_url: str
     images: list[JobImage] = Field(description="Every picture, when `count` asked for several; this is the first.")
@@ -178,6 +179,7 @@ async def generate_image(
         width=picture.width,
         height=picture.height,
         model=picture.model,
+        speed=picture.speed,
         image_id=picture.id,
         image_url=picture.url,
         images=[JobImage(id=saved.id, url=saved.url, seed=saved.seed) for saved in picture.all],

@@ -15,7 +15,7 @@ from illustrious.types import ImageRequest, ImageResult, singles, told
 
 NATIVE_SIZE = 64
 
-LEAVES_THE_PICTURE = ("exact", "prompt_syntax", "count")
+LEAVES_THE_PICTURE = ("speed", "exact", "prompt_syntax", "count")
 """Fields that say how to draw, and not what."""
 
 

@@ -218,6 +218,26 @@ class Residuals:
         down = tuple(one + another for one, another in zip(self.down, other.down, strict=True))
         return Residuals(down, self.middle + other.middle)
 
+    @property
+    def named(self) -> dict[str, Any]:
+        """By the names of the UNet's arguments."""
+        return {"down_block_additional_residuals": self.down, "mid_block_additional_residual": self.middle}
+
+    @property
+    def rows(self) -> "list[Residuals]":
+        """Each row by itself."""
+        rows = len(self.middle)
+        down = zip(*(torch.chunk(each, rows) for each in self.down), strict=True)
+        return [Residuals(*row) for row in zip(down, torch.chunk(self.middle, rows), strict=True)]
+
+
+def stacked(rows: Sequence[Residuals]) -> Residuals | None:
+    """All rows as one; ``None`` when there are none."""
+    if not rows:
+        return None
+    down = tuple(torch.cat(each) for each in zip(*(row.down for row in rows), strict=True))
+    return Residuals(down, torch.cat([row.middle for row in rows]))
+
 
 def control_image(
     data: bytes,

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -18,8 +19,9 @@ from torch import Tensor
 
 from illustrious.errors import InvalidRequest
 from illustrious.images.diffusion.conditioner import Conditioning, ConditioningSchedule, Half
-from illustrious.images.diffusion.controlnet import Residuals
+from illustrious.images.diffusion.controlnet import Residuals, stacked
 from illustrious.images.diffusion.edit import Start
+from illustrious.images.diffusion.shortcuts import Deep, Parts
 
 Control = Callable[[Tensor, Tensor, Sequence[Half], int, int], Residuals | None]
 """Guidance by pictures: what the UNet sees (rows × channels × height × width), the timestep, the halves that are its
@@ -46,7 +48,8 @@ class Picture:
     ``noise`` is what it begins with, ``start`` what it is drawn over; with less than full strength fewer than the
     ``steps`` asked for are drawn. A *turn* is one call of the UNet: samplers of second order take two a step.
     ``rescale`` is guidance rescale. Pictures of one ``group`` may share a call, ``exact`` ones where that changes no
-    bit; ``worn`` is what must be around it.
+    bit; ``worn`` is what must be around it. ``parts`` answers in place of the UNet; then of ``deep_every`` turns one
+    may be enough to ask its deep blocks at, which is set before the first.
     Raises ``InvalidRequest`` when the scheduler cannot take so many steps.
     """
 
@@ -64,6 +67,7 @@ class Picture:
         group: Hashable = None,
         exact: bool = True,
         worn: Callable[[], AbstractContextManager[object]] = nullcontext,
+        parts: Parts | None = None,
     ) -> None:
         start = start or Start()
         device = conditioning.at(0).positive.embeddings.device
@@ -83,6 +87,8 @@ class Picture:
         self.group = group
         self.exact = exact
         self.worn = worn
+        self.parts = parts
+        self.deep_every = 1
         self.step = 0
         self.steps = steps - first // scheduler.order
         self._scheduler = scheduler
@@ -90,6 +96,7 @@ class Picture:
         self._noise = noise.to(device)
         self._start = start
         self._rescale = rescale
+        self._deep: tuple[Deep, ...] = ()
         self._turn = 0
         self._warm_up = max(len(self._timesteps) - self.steps * scheduler.order, 0)
         self._randomness = {"generator": generator} if takes_generator else {}
@@ -114,6 +121,19 @@ class Picture:
     def told(self) -> Conditioning:
         """What the UNet is told of it at this turn."""
         return self.conditioning.at(self.step)
+
+    @property
+    def repeated(self) -> tuple[Deep, ...]:
+        """What the deep blocks say at this turn without being asked, for each half; nothing: they are asked."""
+        if (self.left - 1) % self.deep_every == 0:  # counted from the last turn, which must not repeat anything
+            return ()
+        known = [deep for half in self.told.halves for deep in self._deep if deep.half is half]
+        return tuple(known) if len(known) == len(self.told.halves) else ()
+
+    def keep(self, deep: Sequence[Deep]) -> None:
+        """What the deep blocks said at this turn, if it may be repeated."""
+        if self.deep_every > 1:
+            self._deep = tuple(deep)
 
     @property
     def shape(self) -> Hashable:
@@ -182,51 +202,78 @@ def predict(unet: Any, pictures: Sequence[Picture]) -> list[Tensor]:
     """The UNet's answers for the turn that each picture is at: one row for each half of its conditioning.
 
     As few calls as can be: rows that are told equally many tokens share one, but for those of a picture with guides,
-    which are computed for its rows alone.
+    which are computed for its rows alone, and those that repeat what the deep blocks said.
     """
-    rows = [(number, half) for number, picture in enumerate(pictures) for half in picture.told.halves]
     dtype = next(unet.parameters()).dtype  # unet.dtype goes through every module: milliseconds, at every step
-    inputs = [picture.input().to(dtype) for picture in pictures]
-    calls: dict[tuple[int, int | None], list[int]] = defaultdict(list)
-    for row, (number, half) in enumerate(rows):
-        calls[half.embeddings.shape[1], None if pictures[number].control is None else number].append(row)
-    answers: dict[int, Tensor] = {}
-    for (_, guided), own in calls.items():
-        numbers, halves = [rows[row][0] for row in own], [rows[row][1] for row in own]
-        drawn = [pictures[number] for number in numbers]
-        sample = torch.cat([inputs[number] for number in numbers])
-        residuals = None if guided is None else pictures[guided].residuals(sample, halves)
-        answer = _call(unet, drawn, halves, sample, residuals)
+    rows = [row for picture in pictures for row in _rows(picture, picture.input().to(dtype))]
+    calls: dict[Hashable, list[_Row]] = defaultdict(list)
+    for row in rows:
+        guided = row.picture if row.picture.control is not None else None
+        calls[row.half.embeddings.shape[1], guided, row.repeated is not None].append(row)
+    answers: dict[_Row, Tensor] = {}
+    said: dict[Picture, list[Deep]] = defaultdict(list)
+    for own in calls.values():
+        answer, deep = _call(unet, own)
         answers.update(zip(own, torch.chunk(answer, len(own)), strict=True))
-    found: list[list[Tensor]] = [[] for _ in pictures]
-    for row, (number, _) in enumerate(rows):
-        found[number].append(answers[row])
-    return [torch.cat(answer) for answer in found]
+        for row, its in zip(own, deep, strict=False):  # there is none of what is exact
+            said[row.picture].append(its)
+    for picture, all_its in said.items():
+        picture.keep(all_its)
+    return [torch.cat([answers[row] for row in rows if row.picture is picture]) for picture in pictures]
 
 
-def _call(
-    unet: Any, pictures: Sequence[Picture], halves: Sequence[Half], sample: Tensor, residuals: Residuals | None
-) -> Tensor:
-    """One call of the UNet; ``pictures`` and ``halves`` are those of its rows."""
-    guided = {}
-    if residuals is not None:
-        guided = {
-            "down_block_additional_residuals": residuals.down,
-            "mid_block_additional_residual": residuals.middle,
-        }
-    answer: Tensor = unet(
-        sample,
-        torch.stack([picture.timestep.float() for picture in pictures]),
-        encoder_hidden_states=torch.cat([half.embeddings for half in halves]),
-        added_cond_kwargs={
+@dataclass(frozen=True, eq=False)
+class _Row:
+    """A half of a picture that is to be predicted. ``sample`` 1 × channels × height × width."""
+
+    picture: Picture
+    half: Half
+    sample: Tensor
+    repeated: Deep | None
+
+
+def _rows(picture: Picture, sample: Tensor) -> list[_Row]:
+    return [
+        _Row(picture, half, sample, repeated) for half, repeated in zip_longest(picture.told.halves, picture.repeated)
+    ]
+
+
+def _call(unet: Any, rows: Sequence[_Row]) -> tuple[Tensor, list[Deep]]:
+    """One call of the UNet: its answer, and what its deep blocks said of each row, where that can be told."""
+    first, halves = rows[0].picture, [row.half for row in rows]
+    sample = torch.cat([row.sample for row in rows])
+    given: dict[str, Any] = {
+        "sample": sample,
+        "timestep": torch.stack([row.picture.timestep.float() for row in rows]),
+        "embeddings": torch.cat([half.embeddings for half in halves]),
+        "added": {
             "text_embeds": torch.cat([half.pooled for half in halves]),
             "time_ids": torch.cat([half.sizes for half in halves]),
         },
-        timestep_cond=guidance_embedding(unet, [picture.guidance for picture in pictures], sample),
-        return_dict=False,
-        **guided,
-    )[0]
-    return answer
+    }
+    guidance = guidance_embedding(unet, [row.picture.guidance for row in rows], sample)
+    repeated = [row.repeated for row in rows if row.repeated is not None]
+    if repeated:
+        residuals = stacked([deep.residuals for deep in repeated if deep.residuals is not None])
+    else:
+        residuals = first.residuals(sample, halves)
+    if first.parts is None:
+        answer = unet(
+            sample,
+            given["timestep"],
+            encoder_hidden_states=given["embeddings"],
+            added_cond_kwargs=given["added"],
+            timestep_cond=guidance,
+            return_dict=False,
+            **(residuals.named if residuals is not None else {}),
+        )[0]
+        return answer, []
+    deep = torch.cat([deep.answer for deep in repeated]) if repeated else None
+    answer, said = first.parts(**given, timestep_cond=guidance, residuals=residuals, deep=deep)
+    if repeated:
+        return answer, []
+    each = residuals.rows if residuals is not None else [None] * len(rows)
+    return answer, [Deep(*its) for its in zip(halves, torch.chunk(said, len(rows)), each, strict=True)]
 
 
 def guidance_embedding(unet: Any, guidance: Sequence[float], sample: Tensor) -> Tensor | None:

@@ -33,6 +33,7 @@ from illustrious.images.diffusion.outfit import Find, Outfit, dress
 from illustrious.images.diffusion.placement import free_memory, memory_ran_out
 from illustrious.images.diffusion.returned import returned
 from illustrious.images.diffusion.samplers import Sampler, choose
+from illustrious.images.diffusion.shortcuts import deep_every
 from illustrious.images.diffusion.upscale import Upscaler
 from illustrious.images.diffusion.wildcards import Wildcards
 from illustrious.types import Hires, ImageRequest, ImageResult
@@ -93,6 +94,8 @@ def draw(model: Model, request: ImageRequest, around: Surroundings) -> Work:
         yield Aside(preparation)
     if canvas.draws:
         image = yield from passes.draw(canvas)
+        if not drawn.exact and model.compiled is not None:
+            passes.warnings += model.compiled.news()
     else:
         image = canvas.original or Image.new("RGB", canvas.size)
     file = yield Aside(partial(_finished, canvas, image))
@@ -200,7 +203,11 @@ class _Passes:
             group=(model.key, shape, self._outfit.key, request.exact),
             exact=request.exact,
             worn=self._outfit.worn,
+            parts=None if request.exact else self._outfit.parts,
         )
+        if request.speed == "fast":
+            picture.deep_every, warnings = deep_every(model.unet, self._sampler, picture.steps)
+            self.warnings += warnings
         yield picture
         return picture.latents
 

@@ -1,7 +1,7 @@
 """The loaded model: every part in its place, ready to draw."""
 
 from collections.abc import Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ from illustrious.errors import Unavailable
 from illustrious.images import EngineOptions, Loading
 from illustrious.images.diffusion.adapters import Adapters
 from illustrious.images.diffusion.checkpoint import open_checkpoint, starter_folder
+from illustrious.images.diffusion.compiled import CompiledUNet
 from illustrious.images.diffusion.conditioner import Conditioner, TextEncoder
 from illustrious.images.diffusion.controlnet import ControlNets
-from illustrious.images.diffusion.parts import TIME_IDS, Checkpoint, latent_factor
+from illustrious.images.diffusion.parts import TIME_IDS, Checkpoint, Part, latent_factor
 from illustrious.images.diffusion.placement import Placement, free_memory, memory_ran_out, place
 from illustrious.images.diffusion.samplers import Sampler
 from illustrious.images.diffusion.weights import assemble
@@ -26,10 +27,16 @@ STARTER_NOTE = (
     "drawn as icons of 64×64 pixels, and nothing else. For real pictures give an SDXL checkpoint with --model."
 )
 
+AWAY_NOTE = (
+    "This model is too large for the memory of {device}: a part of it stays in main memory, which takes longer. "
+    "Close what else uses that memory, or choose a smaller model with --model."
+)
+
 
 @dataclass(eq=False)
 class Model:
-    """``size`` is the native width and height in pixels, ``factor`` the pixels per latent along an edge."""
+    """``size`` is the native width and height in pixels, ``factor`` the pixels per latent along an edge. ``away`` are
+    parts that lie in main memory from the beginning."""
 
     name: str
     note: str | None
@@ -41,9 +48,11 @@ class Model:
     size: tuple[int, int]
     factor: int
     zeros_for_empty_negative: bool
+    away: tuple[Any, ...] = ()
     conditioner: Conditioner = field(init=False)
     adapters: Adapters = field(init=False)
     controlnets: ControlNets = field(init=False)
+    compiled: CompiledUNet | None = field(init=False, default=None)
     key: object = field(init=False, default_factory=object)
     """Stands for this model in what is remembered longer than it lives."""
 
@@ -53,7 +62,11 @@ class Model:
         prediction = str(self.sampler.config.get("prediction_type", "epsilon"))
         self.adapters = Adapters(self.unet, (first.model, second.model), prediction)
         self.controlnets = ControlNets(self.unet, self.placement, self.factor)
-        self._on_device = [[first.model, second.model], [self.vae], [self.unet]]
+        if self.placement.compiles and not any(part is self.unet for part in self.away):
+            self.compiled = CompiledUNet(self.unet)
+        groups = ([first.model, second.model], [self.vae], [self.unet])
+        here = [[part for part in group if all(part is not other for other in self.away)] for group in groups]
+        self._on_device = [group for group in here if group]
 
     @property
     def is_inpainting(self) -> bool:
@@ -74,7 +87,7 @@ class Model:
     @property
     def is_whole(self) -> bool:
         """No part of it had to leave the device yet."""
-        return len(self._on_device) == 3
+        return len(self._on_device) == 3 and not self.away
 
     @property
     def _parts(self) -> tuple[Any, ...]:
@@ -100,13 +113,10 @@ class Model:
         encoders, then the VAE, last the UNet. What is computed stays the same. Returns whether there was one left."""
         if not self.placement.can_offload or not self._on_device:
             return False
+        if self.compiled is not None:
+            self.compiled.retire()  # a graph would look for parameters where they are no more
         for part in self._on_device.pop(0):
-            apply_group_offloading(
-                part,
-                onload_device=self.placement.device,
-                offload_device=torch.device("cpu"),
-                offload_type="leaf_level",
-            )
+            keep_in_main_memory(part, self.placement)
         self.controlnets.forget()
         free_memory(self.placement)
         return True
@@ -126,12 +136,19 @@ def put_together(path: Path | None, placement: Placement) -> Generator[Loading, 
     if path is None:
         verify(starter_folder(), "The starter model")
     checkpoint = open_checkpoint(path or starter_folder())
-    parts = (*checkpoint.text_encoders, checkpoint.vae, checkpoint.unet)
+    # The part that works most comes first: what finds no room after it is missed least.
+    parts = (checkpoint.unet, checkpoint.vae, *checkpoint.text_encoders)
     models: list[Any] = []
+    away: list[Any] = []
     yield Loading(progress=0.2)
     try:
-        for part, progress in zip(parts, (0.3, 0.4, 0.5, 1.0), strict=True):
-            models.append(assemble(part, placement))
+        for part, progress in zip(parts, (0.7, 0.8, 0.9, 1.0), strict=True):
+            model = _fitted(part, placement)
+            if model is None:
+                model = assemble(part, replace(placement, device=torch.device("cpu")))
+                keep_in_main_memory(model, placement)
+                away.append(model)
+            models.append(model)
             yield Loading(progress=progress)
     except RuntimeError as error:
         if not memory_ran_out(error):
@@ -140,12 +157,13 @@ def put_together(path: Path | None, placement: Placement) -> Generator[Loading, 
             f"{checkpoint.name} does not fit into the memory of {placement.device}. "
             "Choose a smaller model with --model, or close what else uses that memory."
         ) from error
-    first, second, vae, unet = models
+    unet, vae, first, second = models
     _check_fit(checkpoint, first.config, second.config, vae.config, unet.config)
     is_starter = path is None
+    note = AWAY_NOTE.format(device=placement.device) if away else None
     return Model(
         name=STARTER_NAME if is_starter else checkpoint.name,
-        note=STARTER_NOTE if is_starter else None,
+        note=STARTER_NOTE if is_starter else note,
         placement=placement,
         unet=unet,
         vae=vae,
@@ -154,6 +172,28 @@ def put_together(path: Path | None, placement: Placement) -> Generator[Loading, 
         size=checkpoint.size,
         factor=latent_factor(checkpoint.vae.config),
         zeros_for_empty_negative=checkpoint.zeros_for_empty_negative,
+        away=tuple(away),
+    )
+
+
+def _fitted(part: Part, placement: Placement) -> Any | None:
+    """The part's model on the device; ``None`` when it finds no room there, and there is a main memory beside."""
+    try:
+        return assemble(part, placement)
+    except RuntimeError as error:
+        if not placement.can_offload or not memory_ran_out(error):
+            raise
+    free_memory(placement)
+    return None
+
+
+def keep_in_main_memory(part: Any, placement: Placement) -> None:
+    """From now on only the layer at work is on the device. What is computed stays the same."""
+    apply_group_offloading(
+        part,
+        onload_device=placement.device,
+        offload_device=torch.device("cpu"),
+        offload_type="leaf_level",
     )
 
 

@@ -7,6 +7,7 @@ next picture's, before the next; so pictures of different outfits take turns on 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from illustrious.images.diffusion.conditioner import ConditioningSchedule, Embed
 from illustrious.images.diffusion.controlnet import Guide, Residuals, control_image, residuals
 from illustrious.images.diffusion.denoise import Control
 from illustrious.images.diffusion.model import Model
+from illustrious.images.diffusion.shortcuts import Parts, forward, has_parts
 from illustrious.images.diffusion.tiling import Axes, seamless
 from illustrious.types import ImageRequest
 
@@ -38,6 +40,15 @@ class Outfit:
     def key(self) -> Hashable:
         """Pictures of one model with equal keys wear the same."""
         return tuple((used.lora.identity, used.weight, used.text_weight) for used in self.loras), self.axes
+
+    @property
+    def parts(self) -> Parts | None:
+        """The UNet in two parts, compiled where nothing is worn and the device gains by it; ``None``: it has none."""
+        if not has_parts(self.model.unet):
+            return None
+        is_bare = not self.loras and self.axes == "none"
+        compiled = self.model.compiled
+        return compiled if compiled is not None and is_bare else partial(forward, self.model.unet)
 
     @contextmanager
     def worn(self) -> Iterator[None]:

@@ -28,6 +28,11 @@ class Placement:
         """There is a main memory beside the device's, which has room when that has none."""
         return self.device.type == "cuda"
 
+    @property
+    def compiles(self) -> bool:
+        """Compiled models are faster by more than compiling them is worth: not on a CPU (docs/performance-log.md)."""
+        return self.device.type == "cuda"
+
 
 def place(asked: str | None) -> Placement:
     """The device called ``asked`` (``cuda``, ``cuda:1``, ``mps``, ``cpu``), or the best there is, in its best dtype.

@@ -1,0 +1,174 @@
+"""A UNet compiled beside the eager one, for pictures that need not be exact, on devices where that pays.
+
+Compiling takes a minute for every shape. It is done in a thread beside, and until it is done the eager UNet answers:
+nobody waits for a compiler, and where it fails nothing is lost but time.
+
+What is compiled is a *twin*: other modules around the same parameters. The UNet itself wears LoRAs and seamless edges
+for one call and not for the next; a graph would be traced while that changes, and keep what it saw. A twin wears
+nothing, so it answers only for pictures that wear nothing.
+"""
+
+import threading
+from collections.abc import Callable, Hashable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._dynamo.exc import FailOnRecompileLimitHit
+
+from illustrious.images.diffusion.controlnet import Residuals
+from illustrious.images.diffusion.placement import memory_ran_out
+from illustrious.images.diffusion.shortcuts import Parts, forward
+
+ROWS = (8, 4, 2, 1)
+"""For how many rows there are graphs; other numbers are put together from these."""
+
+FAILURES = (
+    FailOnRecompileLimitHit,  # a shape that a graph was not made for
+    RuntimeError,  # torch's own, and those of its compilers
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    OSError,
+    TypeError,
+    ValueError,
+)
+"""What a compiler or its graph may end with: no Triton, no C++, a version that is too old, a bug."""
+
+
+def graph(parts: Parts, backend: str = "inductor") -> Parts:
+    """Compiled by torch, for the shape it is called with first; with any other it raises, and compiles nothing."""
+    alone: dict[str, Any] = {"recompile_limit": 1, "isolate_recompiles": True}
+    compiled: Parts = torch.compile(parts, backend=backend, fullgraph=True, dynamic=False, **alone)
+    return compiled
+
+
+class CompiledUNet:
+    """``shortcuts.forward`` of ``unet``, by a graph for every shape that has one by now."""
+
+    def __init__(self, unet: Any, compiler: Callable[[Parts], Parts] = graph) -> None:
+        self._unet = unet
+        self._compiler = compiler
+        self._graphs: dict[Hashable, Parts] = {}
+        self._under_way: threading.Thread | None = None
+        self._problem: str | None = None
+        self._is_told = False
+        self._is_retired = False
+
+    def __call__(self, **given: Any) -> tuple[Tensor, Tensor]:
+        rows = len(given["sample"])
+        answers = []
+        begin = 0
+        while begin < rows:
+            count = next(count for count in ROWS if count <= rows - begin)
+            answers.append(self._answered({name: _rows(value, begin, count) for name, value in given.items()}))
+            begin += count
+        answer, deep = (torch.cat(parts) for parts in zip(*answers, strict=True))
+        return answer, deep
+
+    @property
+    def shapes(self) -> int:
+        """How many have a graph."""
+        return len(self._graphs)
+
+    def news(self) -> list[str]:
+        """What its user should know, once."""
+        if self._problem is None or self._is_told:
+            return []
+        self._is_told = True
+        return [self._problem]
+
+    def retire(self) -> None:
+        """From now on the eager UNet answers."""
+        self._is_retired = True
+        self._graphs = {}
+
+    def wait(self) -> None:
+        """Until nothing is compiled any more."""
+        if self._under_way is not None:
+            self._under_way.join()
+
+    def _answered(self, given: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        shape = tuple((name, tuple(_shapes(value))) for name, value in given.items())
+        compiled = self._graphs.get(shape)
+        if compiled is not None:
+            try:
+                return compiled(**given)
+            except FAILURES as error:
+                if isinstance(error, RuntimeError) and memory_ran_out(error):
+                    raise
+                self._failed(error)
+        if self._may_draw and (self._under_way is None or not self._under_way.is_alive()):
+            # One at a time; whichever shape is asked for next is the next.
+            blank = {name: _blank(value) for name, value in given.items()}
+            # A daemon: whoever stops the engine does not wait for a compiler.
+            self._under_way = threading.Thread(target=self._compile, args=(shape, blank), name="compile", daemon=True)
+            self._under_way.start()
+        return forward(self._unet, **given)
+
+    @property
+    def _may_draw(self) -> bool:
+        return not self._is_retired and self._problem is None
+
+    def _compile(self, shape: Hashable, blank: dict[str, Any]) -> None:
+        try:
+            compiled = self._compiler(partial(forward, twin(self._unet)))
+            with torch.inference_mode():
+                compiled(**blank)
+        except FAILURES as error:
+            self._failed(error)
+        else:
+            if self._may_draw:
+                self._graphs[shape] = compiled
+
+    def _failed(self, error: Exception) -> None:
+        why = str(error).strip().split("\n")[0][:200]
+        self._problem = (
+            f"The model could not be compiled ({type(error).__name__}: {why}), so it draws as it is, which takes "
+            "longer and changes nothing else. Update PyTorch, or install what is missing."
+        )
+        self._graphs = {}
+
+
+def twin(unet: Any) -> Any:
+    """Other modules of the same kind around the same parameters: whatever moves or changes these does it for both."""
+    with torch.device("meta"):
+        other = type(unet).from_config(unet.config)
+    for own, its in zip(unet.modules(), other.modules(), strict=True):
+        vars(its).update(_parameters=own._parameters, _buffers=own._buffers)
+    return other.eval()
+
+
+def _rows(value: Any, begin: int, count: int) -> Any:
+    return _each(value, lambda tensor: tensor[begin : begin + count])
+
+
+def _blank(value: Any) -> Any:
+    """A tensor of the same kind, which nobody else writes to."""
+    return _each(value, torch.zeros_like)
+
+
+def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    match value:
+        case Tensor():
+            return change(value)
+        case dict():
+            return {name: change(tensor) for name, tensor in value.items()}
+        case Residuals(down=down, middle=middle):
+            return Residuals(tuple(map(change, down)), change(middle))
+        case _:
+            return value
+
+
+def _shapes(value: Any) -> Iterator[torch.Size]:
+    shapes: list[torch.Size] = []
+
+    def seen(tensor: Tensor) -> Tensor:
+        shapes.append(tensor.shape)
+        return tensor
+
+    _each(value, seen)
+    yield from shapes
