@@ -6,6 +6,7 @@ Importing this package loads no torch: everything heavy is imported when the eng
 ``draw``         one picture, request → file       ``denoise``       its steps; calls of the UNet
 ``exact``        shared calls that change no bit   ``placement``     device, dtype, memory
 ``shortcuts``    what fast pictures leave out      ``compiled``      a UNet compiled beside the eager one
+``rounded``      a UNet in bfloat16 beside it
 ``samplers``     names → which scheduler, and how  ``schedulers``    diffusers', and what it lacks
 ``schedules``    how noise levels are spaced
 ``prompt``       the grammar; ``expand`` with ``wildcards``, ``chunks``, ``conditioner``: what the UNet is told

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 from torch._dynamo.exc import FailOnRecompileLimitHit
 
-from illustrious.images.diffusion.controlnet import Residuals
 from illustrious.images.diffusion.placement import memory_ran_out
-from illustrious.images.diffusion.shortcuts import Parts, forward
+from illustrious.images.diffusion.shortcuts import Parts, changed, forward
 
 ROWS = (8, 4, 2, 1)
 """For how many rows there are graphs; other numbers are put together from these."""
@@ -143,24 +142,12 @@ def twin(unet: Any) -> Any:
 
 
 def _rows(value: Any, begin: int, count: int) -> Any:
-    return _each(value, lambda tensor: tensor[begin : begin + count])
+    return changed(value, lambda tensor: tensor[begin : begin + count])
 
 
 def _blank(value: Any) -> Any:
     """A tensor of the same kind, which nobody else writes to."""
-    return _each(value, torch.zeros_like)
-
-
-def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    match value:
-        case Tensor():
-            return change(value)
-        case dict():
-            return {name: change(tensor) for name, tensor in value.items()}
-        case Residuals(down=down, middle=middle):
-            return Residuals(tuple(map(change, down)), change(middle))
-        case _:
-            return value
+    return changed(value, torch.zeros_like)
 
 
 def _shapes(value: Any) -> Iterator[torch.Size]:
@@ -170,5 +157,5 @@ def _shapes(value: Any) -> Iterator[torch.Size]:
         shapes.append(tensor.shape)
         return tensor
 
-    _each(value, seen)
+    changed(value, seen)
     yield from shapes

@@ -96,6 +96,8 @@ def draw(model: Model, request: ImageRequest, around: Surroundings) -> Work:
         image = yield from passes.draw(canvas)
         if not drawn.exact and model.compiled is not None:
             passes.warnings += model.compiled.news()
+        if drawn.speed == "fast" and model.rounded is not None:
+            passes.warnings += model.rounded.news()
     else:
         image = canvas.original or Image.new("RGB", canvas.size)
     file = yield Aside(partial(_finished, canvas, image))
@@ -200,10 +202,10 @@ class _Passes:
             rescale=request.guidance_rescale or 0.0,
             start=begun,
             control=control,
-            group=(model.key, shape, self._outfit.key, request.exact),
+            group=(model.key, shape, self._outfit.key, request.speed, request.exact),
             exact=request.exact,
             worn=self._outfit.worn,
-            parts=None if request.exact else self._outfit.parts,
+            parts=self._outfit.parts(request.speed),
         )
         if request.speed == "fast":
             picture.deep_every, warnings = deep_every(model.unet, self._sampler, picture.steps)

@@ -18,6 +18,7 @@ from illustrious.images.diffusion.conditioner import Conditioner, TextEncoder
 from illustrious.images.diffusion.controlnet import ControlNets
 from illustrious.images.diffusion.parts import TIME_IDS, Checkpoint, Part, latent_factor
 from illustrious.images.diffusion.placement import Placement, free_memory, memory_ran_out, place
+from illustrious.images.diffusion.rounded import RoundedUNet
 from illustrious.images.diffusion.samplers import Sampler
 from illustrious.images.diffusion.weights import assemble
 
@@ -53,6 +54,7 @@ class Model:
     adapters: Adapters = field(init=False)
     controlnets: ControlNets = field(init=False)
     compiled: CompiledUNet | None = field(init=False, default=None)
+    rounded: RoundedUNet | None = field(init=False, default=None)
     key: object = field(init=False, default_factory=object)
     """Stands for this model in what is remembered longer than it lives."""
 
@@ -62,6 +64,8 @@ class Model:
         prediction = str(self.sampler.config.get("prediction_type", "epsilon"))
         self.adapters = Adapters(self.unet, (first.model, second.model), prediction)
         self.controlnets = ControlNets(self.unet, self.placement, self.factor)
+        if self.placement.rounds:
+            self.rounded = RoundedUNet(self.unet)
         if self.placement.compiles and not any(part is self.unet for part in self.away):
             self.compiled = CompiledUNet(self.unet)
         groups = ([first.model, second.model], [self.vae], [self.unet])

@@ -22,7 +22,7 @@ from illustrious.images.diffusion.denoise import Control
 from illustrious.images.diffusion.model import Model
 from illustrious.images.diffusion.shortcuts import Parts, forward, has_parts
 from illustrious.images.diffusion.tiling import Axes, seamless
-from illustrious.types import ImageRequest
+from illustrious.types import ImageRequest, Speed
 
 Find = Callable[[Kind, str, str], Path]
 """Kind, name and the request's field that names it → its file. Raises ``InvalidRequest``."""
@@ -41,14 +41,17 @@ class Outfit:
         """Pictures of one model with equal keys wear the same."""
         return tuple((used.lora.identity, used.weight, used.text_weight) for used in self.loras), self.axes
 
-    @property
-    def parts(self) -> Parts | None:
-        """The UNet in two parts, compiled where nothing is worn and the device gains by it; ``None``: it has none."""
-        if not has_parts(self.model.unet):
+    def parts(self, speed: Speed) -> Parts | None:
+        """The UNet in two parts for pictures that are not exact: compiled or rounded where nothing is worn and the
+        device gains by it; ``None``: it has none."""
+        if speed == "exact" or not has_parts(self.model.unet):
             return None
         is_bare = not self.loras and self.axes == "none"
-        compiled = self.model.compiled
-        return compiled if compiled is not None and is_bare else partial(forward, self.model.unet)
+        if is_bare and speed == "fast" and self.model.rounded is not None:
+            return self.model.rounded
+        if is_bare and self.model.compiled is not None:
+            return self.model.compiled
+        return partial(forward, self.model.unet)
 
     @contextmanager
     def worn(self) -> Iterator[None]:

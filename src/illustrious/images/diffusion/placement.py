@@ -33,6 +33,12 @@ class Placement:
         """Compiled models are faster by more than compiling them is worth: not on a CPU (docs/performance-log.md)."""
         return self.device.type == "cuda"
 
+    @property
+    def rounds(self) -> bool:
+        """A float32 model is faster in bfloat16, by more than its copy costs."""
+        able = torch.cpu.get_capabilities() if self.device.type == "cpu" else {}
+        return self.dtype == torch.float32 and bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
 
 def place(asked: str | None) -> Placement:
     """The device called ``asked`` (``cuda``, ``cuda:1``, ``mps``, ``cpu``), or the best there is, in its best dtype.

@@ -27,10 +27,10 @@ def deep_every(unet: Any, sampler: Sampler, steps: int) -> tuple[int, list[str]]
     """Of how many turns one asks the deep blocks in a ``fast`` pass of so many steps; and why every one of them does,
     where that is so."""
     if not has_parts(unet):
-        return 1, ["This model's UNet is built in another way than SDXL's: fast leaves nothing out, as balanced."]
+        return 1, ["This model's UNet is built in another way than SDXL's: fast leaves no work out."]
     if sampler.method.over == "distilled" or steps < FEWEST_STEPS:
-        what = f"{steps} steps" if steps < FEWEST_STEPS else f"{sampler.name}, whose steps are all different,"
-        return 1, [f"With {what} there is nothing that fast can leave out: drawn as balanced."]
+        what = f"{steps} steps" if steps < FEWEST_STEPS else f"{sampler.name}"
+        return 1, [f"With {what} fast leaves no work out: neighbouring steps are too different."]
     return EVERY, []
 
 
@@ -105,3 +105,16 @@ def forward(
     hidden = through(last, deep, res_hidden_states_tuple=tuple(skips[: len(last.resnets)]))
     answer: Tensor = unet.conv_out(unet.conv_act(unet.conv_norm_out(hidden)))
     return answer, deep
+
+
+def changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """One of ``forward``'s arguments, with its tensors changed."""
+    match value:
+        case Tensor():
+            return change(value)
+        case dict():
+            return {name: change(tensor) for name, tensor in value.items()}
+        case Residuals(down=down, middle=middle):
+            return Residuals(tuple(map(change, down)), change(middle))
+        case _:
+            return value

@@ -1,0 +1,59 @@
+"""A UNet in bfloat16 beside the float32 one, for fast pictures on processors that multiply such numbers by themselves.
+
+The copy wears nothing, so it answers only for pictures that wear nothing.
+"""
+
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+
+from illustrious.images.diffusion.shortcuts import changed, forward
+
+SPARE = 1.5
+"""How many times the copy's size must be free before it is made."""
+
+
+class RoundedUNet:
+    """``shortcuts.forward`` of a copy of ``unet`` in bfloat16, made when it is asked first. Answers are float32.
+
+    Where main memory does not suffice for the copy, ``unet`` itself answers.
+    """
+
+    def __init__(self, unet: Any) -> None:
+        self._unet = unet
+        self._copy: Any = None
+        self._problem: str | None = None
+
+    def __call__(self, **given: Any) -> tuple[Tensor, Tensor]:
+        if self._copy is None and self._problem is None:
+            self._make()
+        if self._copy is None:
+            return forward(self._unet, **given)
+        # The timestep stays as it is: bfloat16 cannot tell 999 from 1000.
+        rounded = {name: value if name == "timestep" else changed(value, _rounded) for name, value in given.items()}
+        answer, deep = forward(self._copy, **rounded)
+        return answer.float(), deep
+
+    def news(self) -> list[str]:
+        """What its user should know."""
+        return [] if self._problem is None else [self._problem]
+
+    def _make(self) -> None:
+        tensors = self._unet.state_dict()
+        needed = sum(tensor.numel() for tensor in tensors.values()) * torch.bfloat16.itemsize
+        if psutil.virtual_memory().available < needed * SPARE:
+            self._problem = (
+                f"There was no room for a copy of the model in bfloat16 ({needed / 1e9:.1f} GB), so the picture took "
+                "longer. Close other programs, or choose a smaller model."
+            )
+            return
+        with torch.device("meta"):
+            other = type(self._unet).from_config(self._unet.config)
+        other.load_state_dict({name: _rounded(tensor) for name, tensor in tensors.items()}, assign=True)
+        self._copy = other.eval().requires_grad_(False)
+
+
+def _rounded(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.bfloat16)
