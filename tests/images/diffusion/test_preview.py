@@ -46,7 +46,7 @@ def test_a_preview_looks_like_the_picture(vae: Any) -> None:
     latents = encode(vae, scene())
     picture, _ = decode(vae, latents)
     seen = opened(Previewer(vae).preview(latents))
-    assert seen.size == (16, 16)
+    assert seen.size == tuple(latents.shape[:1:-1])
     wanted = picture.resize(seen.size, Image.Resampling.BOX)
     likeness = np.corrcoef(np.asarray(seen).ravel(), np.asarray(wanted).ravel())[0, 1]
     assert likeness > 0.8
@@ -78,6 +78,16 @@ def test_a_linear_vae_is_found_again_once() -> None:
     for _ in range(3):
         previewer.preview(torch.zeros(1, 4, 8, 8))
     assert vae.decoded == 2, "by fit, and by the first preview"
+
+
+def test_a_model_with_a_decoder_of_its_own_has_larger_previews_of_small_pictures() -> None:
+    vae, decoder = LinearVAE(), LinearVAE()
+    previewer = Previewer(vae, decoder)
+    before = vae.decoded
+    assert opened(previewer.preview(torch.zeros(1, 4, 16, 12))).size == (24, 32)
+    assert (vae.decoded, decoder.decoded) == (before, 1)
+    assert opened(previewer.preview(torch.zeros(1, 4, 64, 64))).size == (64, 64)
+    assert decoder.decoded == 1, "large ones would take too long"
 
 
 @pytest.fixture(scope="module")

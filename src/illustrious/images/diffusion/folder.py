@@ -50,7 +50,15 @@ def open_folder(path: Path) -> Checkpoint:
         sampler=of_folder(path),
         size=_size(unet.config.get("sample_size") or 128, latent_factor(vae.config)),
         zeros_for_empty_negative=bool(index.get("force_zeros_for_empty_prompt", True)),
+        preview=_preview(path / "preview"),
     )
+
+
+def _preview(path: Path) -> Part | None:
+    if not (path / "config.json").is_file():
+        return None
+    config = read_json(path / "config.json")
+    return Part("preview decoder", "AutoencoderTiny", config, weights_in(path, "diffusion_pytorch_model"))
 
 
 def _size(sample_size: int | list[int], factor: int) -> tuple[int, int]:

@@ -37,7 +37,8 @@ AWAY_NOTE = (
 @dataclass(eq=False)
 class Model:
     """``size`` is the native width and height in pixels, ``factor`` the pixels per latent along an edge. ``away`` are
-    parts that lie in main memory from the beginning."""
+    parts that lie in main memory from the beginning, ``preview`` the decoder for pictures under way, if there is one.
+    """
 
     name: str
     note: str | None
@@ -50,6 +51,7 @@ class Model:
     factor: int
     zeros_for_empty_negative: bool
     away: tuple[Any, ...] = ()
+    preview: Any = None
     conditioner: Conditioner = field(init=False)
     adapters: Adapters = field(init=False)
     controlnets: ControlNets = field(init=False)
@@ -176,6 +178,7 @@ def put_together(path: Path | None, placement: Placement) -> Generator[Loading, 
         size=checkpoint.size,
         factor=latent_factor(checkpoint.vae.config),
         zeros_for_empty_negative=checkpoint.zeros_for_empty_negative,
+        preview=assemble(checkpoint.preview, placement) if checkpoint.preview is not None else None,
         away=tuple(away),
     )
 

@@ -29,7 +29,8 @@ class Checkpoint:
     """``size`` is the native width and height in pixels.
 
     ``zeros_for_empty_negative``: an empty negative prompt stands for zeros rather than for the embedding of an empty
-    text (diffusers' ``force_zeros_for_empty_prompt``, which SDXL was trained with).
+    text (diffusers' ``force_zeros_for_empty_prompt``, which SDXL was trained with). ``preview``: a small decoder for
+    pictures under way, if it brings one.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Checkpoint:
     sampler: Sampler
     size: tuple[int, int]
     zeros_for_empty_negative: bool
+    preview: Part | None = None
 
 
 def latent_factor(vae_config: dict[str, Any]) -> int:

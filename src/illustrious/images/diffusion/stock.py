@@ -108,7 +108,7 @@ class Stock:
 
     def _fit(self, model: Model) -> None:
         try:
-            self._previewers[model] = Previewer(model.vae)
+            self._previewers[model] = Previewer(model.vae, model.preview)
         except EngineFailed:  # the picture may have another VAE; if not, it fails by itself and says why
             self._previewers[model] = None
 
