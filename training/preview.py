@@ -102,10 +102,10 @@ def main(words: list[str]) -> int:
         return 0
     with trainer.learner.averaged():
         fidelity = trainer.measure()
-        trainer.vae.to(torch.float16).save_pretrained(options.run / "model")
+        trainer.vae.to(torch.float16).save_pretrained(options.run / "model" / "preview")  # beside the model's own parts
         trainer.vae.to(torch.float32)
         trainer.show(options.run / "sheets" / "final.png")
-    log.info("the decoder is in %s: %.1f dB", options.run / "model", fidelity)
+    log.info("the decoder is in %s: %.1f dB", options.run / "model" / "preview", fidelity)
     return 0
 
 

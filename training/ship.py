@@ -62,7 +62,8 @@ def main(words: list[str]) -> int:
     runs = parser.parse_args(words).runs
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     loras = [*sorted((runs / "style").glob("*.safetensors")), *sorted((runs / "few-steps").glob("*.safetensors"))]
-    size = ship({"starter": [runs / "image" / "model"], "loras": loras}, CARDS, DATA)
+    starter = [runs / "image" / "model", runs / "preview" / "model"]
+    size = ship({"starter": starter, "loras": loras}, CARDS, DATA)
     log.info("%.1f MB of weights are in %s; run the tests and commit them", size / 1e6, DATA)
     return 0
 
