@@ -92,9 +92,9 @@ class PreviewConfig(Noun):
 
 
 class StyleConfig(LoraConfig):
-    """``name``: of ``training.icons.STYLES``."""
+    """``name``: how pictures are made over, of ``training.style.LOOKS``."""
 
-    name: str = "fluent"
+    name: Literal["ink"] = "ink"
 
 
 class FewStepsConfig(LoraConfig):

@@ -8,13 +8,14 @@ import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from training import checkpoint, model, run
-from training.compose import Composer
+from training.compose import Composer, Sample
 from training.concepts import STARTER
 from training.config import ImageConfig, read
 from training.export import export
@@ -26,12 +27,18 @@ from training.sheet import SHEET_PROMPTS, sheet
 log = logging.getLogger("training")
 
 
+class Source(Protocol):
+    """Where samples come from: one number gives one."""
+
+    def sample(self, index: int) -> Sample: ...
+
+
 class ImageTrainer:
     def __init__(self, config: ImageConfig, icons: list[Icon], device: torch.device) -> None:
         self.batch = config.batch
         self._config = config
         self._device = device
-        self._composer = Composer(icons, config.size, config.mixture, config.seed)
+        self._composer: Source = Composer(icons, config.size, config.mixture, config.seed)
         self.model = self._model()
         for module in (self.model.trained, self.model.vae):
             module.to(device)

@@ -1,27 +1,65 @@
-"""Train a LoRA that draws in another icon set's style: ``python -m training.style [--detach]``.
+"""Train a LoRA that draws in another style: ``python -m training.style [--detach]``.
 
-The finished image model learns from the same compositions as before, made of the icons of that style.
+The finished image model learns from the same pictures as before, made over by rule: ``ink`` is a pen drawing with grey
+washes on warm paper. No caption names the style: the LoRA is what asks for it.
 """
 
 import logging
 import sys
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import torch
+
+from illustrious.vision.facts import oklab
 from training import lora, run
+from training.compose import Sample
 from training.concepts import STARTER
 from training.config import ImageConfig, read
-from training.icons import STYLES, load_icons
+from training.icons import STYLES, Icon, Pixels, load_icons
+from training.image import Source
 
 log = logging.getLogger("training")
 
+PAPER = (255, 249, 236)
 
-def styled(config: ImageConfig, base: Path) -> ImageConfig:
-    """The recipe without what has no style of icons: scenes and dyed hair. No caption names the style: the LoRA is what
-    asks for it."""
-    scenes = dict.fromkeys(("landscape", "sunset", "city", "hair"), 0.0)
-    mixture = replace(config.mixture, **scenes, style_words=0.0, other_styles=0.0, added=1.0)
-    return lora.on_finished(config, base, config.style).model_copy(update={"mixture": mixture})
+WASH, PEN = 0.6, 0.9
+"""How dark black becomes, and a line, from 0 to 1."""
+
+STEEPEST = 0.12
+"""The change of Oklab lightness and colour from one pixel to the next that is a full line."""
+
+
+def ink(pixels: Pixels) -> Pixels:
+    """(height, width, 3) sRGB as pen and wash on paper: lines where colours meet, greys as light as the colours."""
+    lab = oklab(pixels)
+    steps = [np.diff(lab, axis=axis, append=lab.take([-1], axis=axis)) for axis in (0, 1)]
+    lines = np.clip(np.sqrt(sum(np.square(step).sum(axis=-1) for step in steps)) / STEEPEST, 0, 1)
+    washes = 1 - WASH * (1 - lab[..., 0])
+    drawn: Pixels = np.round(np.array(PAPER) * (washes * (1 - PEN * lines))[..., None]).astype(np.uint8)
+    return drawn
+
+
+LOOKS: dict[str, Callable[[Pixels], Pixels]] = {"ink": ink}
+
+
+class MadeOver:
+    """A composer whose pictures all have one look."""
+
+    def __init__(self, composer: Source, look: Callable[[Pixels], Pixels]) -> None:
+        self._composer = composer
+        self._look = look
+
+    def sample(self, index: int) -> Sample:
+        plain = self._composer.sample(index)
+        return Sample(self._look(plain.pixels), plain.caption)
+
+
+class StyleTrainer(lora.LoraTrainer):
+    def __init__(self, config: ImageConfig, icons: list[Icon], device: torch.device) -> None:
+        super().__init__(config, config.style, icons, device)
+        self._composer = MadeOver(self._composer, LOOKS[config.style.name])
 
 
 def main(words: list[str]) -> int:
@@ -33,15 +71,15 @@ def main(words: list[str]) -> int:
     config = read(options.config)
     if options.samples:
         config = config.model_copy(update={"style": config.style.model_copy(update={"samples": options.samples})})
-    config = styled(config, options.base)
+    config = lora.on_finished(config, options.base, config.style)
     labels = STARTER if config.vocabulary == "starter" else None
-    name = config.style.name
-    icons = load_icons([name], config.size, options.cache, labels)
-    trainer = lora.LoraTrainer(config, config.style, icons, run.best_device())
+    icons = load_icons(config.styles, config.size, options.cache, labels)
+    trainer = StyleTrainer(config, icons, run.best_device())
     run.begin(trainer, options.run)
     stop = run.Stop().listen()
     if not run.complete(trainer, options.run, stop, config.checkpoint_minutes, config.sheet_every):
         return 0
+    name, learned = config.style.name, STYLES[config.styles[0]]
     with trainer.learner.averaged():
         file = options.run / f"starter-{name}.safetensors"
         digest = lora.write(
@@ -49,9 +87,9 @@ def main(words: list[str]) -> int:
             file,
             {
                 "modelspec.title": f"Starter, {name} style",
-                "modelspec.description": f"Draws in the style of {name} icons, at weights from 0.5 to 1.",
-                "modelspec.author": STYLES[name].name,
-                "modelspec.license": STYLES[name].licence,
+                "modelspec.description": f"Draws in {name}, at weights from 0.5 to 1.",
+                "modelspec.author": learned.name,
+                "modelspec.license": learned.licence,
             },
         )
         trainer.show(options.run / "sheets" / "final.png")
