@@ -65,7 +65,8 @@ class Previewer:
         stride = -(-max(latents.shape[-2:]) // LARGEST)
         small = latents[0, :, ::stride, ::stride].float()
         weights = self._map.to(small.device)
-        return torch.tensordot(weights[:-1].T, small, dims=1) + weights[-1].view(3, 1, 1)
+        colours: Tensor = torch.tensordot(weights[:-1].T, small, dims=1) + weights[-1].view(3, 1, 1)
+        return colours
 
 
 def fit(vae: Any) -> Tensor:
