@@ -18,7 +18,7 @@ from PIL import Image
 from training.colours import COLOURS, main_colour, painted
 from training.concepts import ADDED, FULL_SQUARE, NATURE_COLOUR_ONLY, nouns, plural, with_article
 from training.icons import Icon, Pixels
-from training.scenes import HAIR, SCENES, Brush, in_a_place
+from training.scenes import HAIR, HAIR_COLOURS, SCENES, Brush, in_a_place
 
 Random = np.random.Generator
 
@@ -100,12 +100,16 @@ class Choice:
 
 
 class Composer:
-    """``icons``: of one or more styles. The first style given is the one a caption without style words means."""
+    """``icons``: of one or more styles. The first style given is the one a caption without style words means.
 
-    def __init__(self, icons: list[Icon], size: int, mixture: Mixture, seed: int) -> None:
+    ``everything``: also what is held out, for a judge must know all it is asked about.
+    """
+
+    def __init__(self, icons: list[Icon], size: int, mixture: Mixture, seed: int, everything: bool = False) -> None:
         self._size = size
         self._mixture = mixture
         self._seed = seed
+        self._everything = everything
         self._styles: dict[str, dict[str, Pixels]] = defaultdict(dict)
         for icon in icons:
             self._styles[icon.style][icon.label] = icon.pixels
@@ -129,10 +133,15 @@ class Composer:
         made: Sample = getattr(self, f"_{kind}")(random)
         return Sample(made.pixels, _spoken(random, made.caption))
 
+    def _left_out(self, kind: str, *parts: str) -> bool:
+        return not self._everything and held_out(kind, *parts)
+
     def _possible(self, kinds: dict[str, float]) -> dict[str, float]:
-        """Without those that need an icon that is not there."""
+        """Without those that need an icon that is not there, or hair that cannot be dyed."""
         needs = {"castle_in_the_clouds": {"castle"}, "dragon_breathing_fire": {"dragon", "dragon face", "fire"}}
         needs["hair"] = {hair.label for hair in HAIR}
+        if self._main not in HAIR_COLOURS:
+            kinds = {**kinds, "hair": 0}
         have = set(self._labels.labels)
         return {kind: odds for kind, odds in kinds.items() if odds > 0 and needs.get(kind, set()) <= have}
 
@@ -151,11 +160,11 @@ class Composer:
         noun = names[0] if random.random() < 0.6 else names[int(random.integers(len(names)))]
         if random.random() < painted_share and label not in NATURE_COLOUR_ONLY:
             colour = PAINTS[int(random.integers(len(PAINTS)))]
-            if not held_out("colour", label, colour):
+            if not self._left_out("colour", label, colour):
                 return label, f"{colour} {noun}", self._painted(style, label, colour), colour, style
         colour, share = self._colour_of(style, label)
         names_itself = share > 0.6 and label not in NATURE_COLOUR_ONLY and random.random() < 0.3
-        if names_itself and not held_out("colour", label, colour):
+        if names_itself and not self._left_out("colour", label, colour):
             return label, f"{colour} {noun}", pixels, colour, style
         return label, noun, pixels, "", style
 
@@ -188,7 +197,7 @@ class Composer:
     def _count(self, random: Random) -> Sample:
         number = int(random.choice([2, 2, 3, 3, 4]))
         label, noun, pixels, colour, style = self._thing(random, self._things, 0.2)
-        if held_out("count", label, COUNTS[number]):
+        if self._left_out("count", label, COUNTS[number]):
             return self._single(random)
         ground, words = self._ground(random, label, colour)
         centres, side = COUNT_LAYOUTS[number]
@@ -201,7 +210,7 @@ class Composer:
     def _pair(self, random: Random) -> Sample:
         first = self._thing(random, self._things, 0.2)
         second = self._thing(random, self._things, 0.2)
-        if first[0] == second[0] or held_out("pair", *sorted((first[0], second[0]))):
+        if first[0] == second[0] or self._left_out("pair", *sorted((first[0], second[0]))):
             return self._single(random)
         ground, words = self._ground(random, "", "")
         a, b = with_article(first[1]), with_article(second[1])
@@ -231,9 +240,9 @@ class Composer:
         return Sample(picture, f"{noun} with {colour} hair{words}")
 
     def _dyed(self, label: str, colour: str) -> Pixels:
-        """The hair of a flat icon is its commonest yellow-orange; the skin is lighter and keeps its colour."""
+        """The hair of a flat icon has one colour of its own; the skin is lighter and keeps its colour."""
         pixels = self._styles[self._main][label]
-        hair = np.abs(pixels[..., :3].astype(int) - (255, 172, 51)).sum(axis=-1) < 75
+        hair = np.abs(pixels[..., :3].astype(int) - HAIR_COLOURS[self._main]).sum(axis=-1) < 75
         dyed = pixels.copy()
         dyed[hair, :3] = COLOURS[colour]
         return dyed
@@ -244,7 +253,7 @@ class Composer:
         white = np.full((size, size, 3), 255, np.uint8)
         if chance < 0.38 and avoid != "white":
             return white, ("" if random.random() < 0.75 else " on a white background")
-        names = [name for name in COLOURS if name not in (avoid, "white") and not held_out("ground", label, name)]
+        names = [name for name in COLOURS if name not in (avoid, "white") and not self._left_out("ground", label, name)]
         first = names[int(random.integers(len(names)))]
         if chance < 0.9:
             ground = np.full((size, size, 3), COLOURS[first], np.uint8)

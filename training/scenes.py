@@ -350,3 +350,11 @@ HAIR = (
     Hair("woman", "#ffac33", ("a woman", "a girl", "anime girl", "a lady")),
     Hair("princess", "#ffac33", ("a princess", "anime princess")),
 )
+
+HAIR_COLOURS: dict[str, Colour] = {
+    "twemoji": (255, 172, 51),
+    "noto": (109, 76, 65),
+    "noto-v1": (109, 76, 65),
+    "fluent-flat": (125, 69, 51),
+}
+"""sRGB of the hair of these icons in each style. In the other styles it has several colours, and is not dyed."""
