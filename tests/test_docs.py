@@ -10,6 +10,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -393,7 +394,7 @@ def test_commands_exist_with_the_options_shown(
             words = ["serve", *words]
         check_against(typer.main.get_group(cli), words)
     elif program == "python":
-        assert (ROOT / words[0]).is_file()
+        assert find_spec(words[1]) if words[0] == "-m" else (ROOT / words[0]).is_file()
     elif program == "pip":
         assert words[0] == "install"
     else:
