@@ -55,7 +55,6 @@ class Previewer:
         Image.fromarray(levels.permute(1, 2, 0).cpu().numpy()).save(buffer, "WEBP", quality=QUALITY, method=0)
         return buffer.getvalue()
 
-
     def _decoded(self, latents: Tensor) -> Tensor:
         scaled = latents.to(self._decoder.dtype) / self._decoder.config.scaling_factor
         picture: Tensor = self._decoder.decode(scaled, return_dict=False)[0][0].float()
