@@ -200,6 +200,10 @@ def keep(folder: Path, pictures: Sequence[Image.Image], found: Sequence[Answer])
     (folder / "answers.json").write_text(json.dumps([asdict(one) for one in found], indent=1), encoding="utf-8")
 
 
+def _plain(value: Share | float) -> dict[str, float] | float:
+    return value if isinstance(value, float) else asdict(value)
+
+
 def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Score image models.")
     parser.add_argument("folders", nargs="+", type=Path, help="models in diffusers' layout")
@@ -233,6 +237,8 @@ def main(words: list[str]) -> int:
         small = [reduced(picture) for picture in pictures]
         columns[folder.name] = scorer.figures(small)
         keep(options.run / folder.name, pictures, [one for found in scorer.answers(small).values() for one in found])
+    figures = {name: {row: _plain(value) for row, value in column.items()} for name, column in columns.items()}
+    (options.run / "figures.json").write_text(json.dumps(figures, ensure_ascii=False, indent=1), encoding="utf-8")
     sys.stdout.write(table(columns) + "\n")
     return 0
 
