@@ -51,7 +51,7 @@ def test_without_room_for_a_copy_the_model_itself_answers_and_says_so(
     assert "no room" in rounded.news()[0]
 
 
-def test_only_fast_pictures_that_wear_nothing_are_rounded(model: Model, tmp_path: Path) -> None:
+def test_what_is_exact_or_worn_is_not_rounded(model: Model, tmp_path: Path) -> None:
     (tmp_path / "loras").mkdir()
     tiny_lora.write_kohya(tmp_path / "loras" / "style.safetensors", tiny_lora.targets(parts=["unet"]))
     calls: list[int] = []
@@ -64,14 +64,14 @@ def test_only_fast_pictures_that_wear_nothing_are_rounded(model: Model, tmp_path
     model.rounded = Counted(model.unet)
     for request in (
         RED,
-        at(RED, "balanced"),
         at(RED, "fast").model_copy(update={"loras": (Lora(name="style"),)}),
         at(RED, "fast").model_copy(update={"tiling": "x"}),
     ):
         decoded(model, request, tmp_path)
     assert calls == []
-    assert decoded(model, at(RED, "fast")).warnings == ()
-    assert calls == [2] * RED.steps
+    for speed in ("balanced", "fast"):
+        assert decoded(model, at(RED, speed)).warnings == ()
+    assert calls == [2] * RED.steps * 2
 
 
 def test_who_computes_in_half_precision_already_rounds_nothing(model: Model) -> None:

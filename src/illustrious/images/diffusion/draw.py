@@ -94,10 +94,8 @@ def draw(model: Model, request: ImageRequest, around: Surroundings) -> Work:
         yield Aside(preparation)
     if canvas.draws:
         image = yield from passes.draw(canvas)
-        if not drawn.exact and model.compiled is not None:
-            passes.warnings += model.compiled.news()
-        if drawn.speed == "fast" and model.rounded is not None:
-            passes.warnings += model.rounded.news()
+        if drawn.speed != "exact":
+            passes.warnings += [news for beside in (model.compiled, model.rounded) if beside for news in beside.news()]
     else:
         image = canvas.original or Image.new("RGB", canvas.size)
     file = yield Aside(partial(_finished, canvas, image))

@@ -47,7 +47,7 @@ class Outfit:
         if speed == "exact" or not has_parts(self.model.unet):
             return None
         is_bare = not self.loras and self.axes == "none"
-        if is_bare and speed == "fast" and self.model.rounded is not None:
+        if is_bare and self.model.rounded is not None:
             return self.model.rounded
         if is_bare and self.model.compiled is not None:
             return self.model.compiled

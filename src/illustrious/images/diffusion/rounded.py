@@ -1,4 +1,5 @@
-"""A UNet in bfloat16 beside the float32 one, for fast pictures on processors that multiply such numbers by themselves.
+"""A UNet in bfloat16 beside the float32 one, for pictures that need not be exact, on processors that multiply such
+numbers by themselves.
 
 The copy wears nothing, so it answers only for pictures that wear nothing.
 """
