@@ -2,7 +2,7 @@
 
     python benchmarks/engine.py [--full] [--pairs 9] [--threads 2] [--only one,together,…]
 
-Without ``--full``: the starter model, 64×64 pixels, 20 steps, float32. With it: SDXL's full size with random weights,
+Without ``--full``: the starter model, 20 steps, float32. With it: SDXL's full size with random weights,
 256×256, 4 steps, bfloat16. Ours and theirs take turns, so that a busy machine is busy for both; printed are medians
 with the interval that holds the middle half of the runs. Every picture has a prompt of its own, for ours are cached.
 """
@@ -285,7 +285,8 @@ def main() -> None:
             placement = Placement(torch.device("cpu"), "cpu", torch.bfloat16)
             bench = Bench(full_size(placement, (256, 256)), 256, 4, options.pairs, models)
         else:
-            bench = Bench(starter(), 64, 20, options.pairs, models)
+            model = starter()
+            bench = Bench(model, model.size[0], 20, options.pairs, models)
         bench.counts = tuple(map(int, options.counts.split(",")))
         model = bench.model
         print(f"{model.name}, {bench.size}×{bench.size}, {bench.steps} steps, {model.placement.dtype}, ", end="")

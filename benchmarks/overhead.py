@@ -1,6 +1,6 @@
 """What the studio adds to the bare model.
 
-    python benchmarks/overhead.py [--model FOLDER] [--size 64] [--steps 25] [--pairs 30] [--starts 5]
+    python benchmarks/overhead.py [--model FOLDER] [--size 128] [--steps 25] [--pairs 30] [--starts 5]
 
 Draws the same pictures by ``POST /generate-image`` and by diffusers' own pipeline with the same weights, size and
 steps, in turns within one run, so that a busy machine is busy for both. Prints medians, each with the interval that
@@ -78,7 +78,7 @@ def server(folder: Path, model: str | None, threads: int) -> Iterator[tuple[http
                         raise SystemExit((folder / "log.txt").read_text()) from None
                     time.sleep(0.01)
             status = time.perf_counter() - begin
-            ask(client, 64, 10, 1)
+            ask(client, 128, 10, 1)
             yield client, Start(status, time.perf_counter() - begin)
     finally:
         process.terminate()
@@ -104,7 +104,7 @@ def ask(client: httpx.Client, size: int, steps: int, seed: int) -> bytes:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a diffusers folder; the starter model if left out")
-    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--pairs", type=int, default=30)
     parser.add_argument("--starts", type=int, default=5)

@@ -130,7 +130,7 @@ def test_models_list_names_what_there_is_in_all_folders(tmp_path: Path) -> None:
     done = illustrious(tmp_path, "models", "list", "--data-dir", "data", "--models-dir", "webui")
     lines = [line.split() for line in done.stdout.splitlines()]
     assert ["image", "ponyMix", "pony", "1024×1024", "default"] in lines
-    assert ["image", "sdxl-starter", "starter", "64×64"] in lines
+    assert ["image", "sdxl-starter", "starter", "128×128"] in lines
     assert ["lora", "style/ink", "sdxl"] in lines
     done = illustrious(tmp_path, "models", "list", "--data-dir", "data", "--models-dir", "web-ui")
     assert "There is no folder web-ui. Correct --models-dir." in done.stdout

@@ -94,6 +94,7 @@ class PreviewConfig(Noun):
 class StyleConfig(LoraConfig):
     """``name``: how pictures are made over, of ``training.style.LOOKS``."""
 
+    learning_rate: float = 3e-3
     name: Literal["ink"] = "ink"
 
 
@@ -102,6 +103,7 @@ class FewStepsConfig(LoraConfig):
     ``guidance``."""
 
     rank: int = 16
+    learning_rate: float = 2e-3
     steps: int = 4
     teacher_steps: int = 2
     guidance: float = 5.0

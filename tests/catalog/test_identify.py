@@ -69,7 +69,7 @@ def test_real_checkpoints_of_both_layouts_are_told_alike(tmp_path: Path) -> None
 
 def test_the_starter_model_is_told_from_its_folder() -> None:
     found = identify(starter_folder())
-    assert (found.base, found.width, found.height) == ("sdxl", 64, 64)
+    assert (found.base, found.width, found.height) == ("sdxl", 128, 128)
     assert found.prediction == Prediction(type="v_prediction", zero_snr=False, sure="certain")
 
 

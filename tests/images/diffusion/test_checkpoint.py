@@ -12,7 +12,7 @@ from illustrious.images.diffusion.checkpoint import open_checkpoint, starter_fol
 def test_both_layouts_are_opened(single_file: Path, folder: Path) -> None:
     assert open_checkpoint(single_file).name == open_checkpoint(folder).name == "tiny"
     assert open_checkpoint(single_file).size == open_checkpoint(folder).size == (64, 64)
-    assert open_checkpoint(starter_folder()).size == (64, 64)
+    assert open_checkpoint(starter_folder()).size == (128, 128)
 
 
 @pytest.mark.parametrize("name", ["model.ckpt", "model.pt", "model.pth", "model.bin", "MODEL.CKPT"])

@@ -7,7 +7,6 @@ from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
 from illustrious.errors import EngineFailed
-from illustrious.images.diffusion.checkpoint import starter_folder
 from illustrious.images.diffusion.decode import decode
 from illustrious.images.diffusion.encode import encode, pixels
 from tests import tiny
@@ -38,7 +37,8 @@ def test_latents_are_the_mode_of_what_diffusers_encodes(vae: AutoencoderKL) -> N
 
 
 def test_an_autoencoder_without_a_distribution_has_one_answer() -> None:
-    vae = AutoencoderTiny.from_pretrained(starter_folder() / "vae", torch_dtype=torch.float32).eval()
+    widths = {"encoder_block_out_channels": (8, 8), "decoder_block_out_channels": (8, 8)}
+    vae = AutoencoderTiny(num_encoder_blocks=(0, 1), num_decoder_blocks=(1, 0), **widths).eval()
     with torch.inference_mode():
         expected = vae.encode(VaeImageProcessor().preprocess(PICTURE)).latents
     torch.testing.assert_close(encode(vae, PICTURE), expected)

@@ -24,10 +24,12 @@ from illustrious.images import (
     Unloadable,
 )
 from illustrious.images.diffusion import SDXLEngine
-from illustrious.images.diffusion.checkpoint import starter_folder
+from illustrious.images.diffusion.checkpoint import open_checkpoint, starter_folder
 from illustrious.types import ImageRequest
 from tests import tiny
 from tests.images.diffusion.conftest import Draw, Run, Script, pixels
+
+NATIVE = open_checkpoint(starter_folder()).size
 
 APPLE = ImageRequest(prompt="a red apple", steps=3, guidance=5, seed=42)
 
@@ -41,24 +43,24 @@ def test_without_a_model_it_loads_the_starter_in_stages_and_says_plainly_what_it
     ready = events[-1]
     assert isinstance(ready, Ready)
     assert (ready.model, ready.family) == ("sdxl-starter", "sdxl")
-    assert (ready.width, ready.height) == (64, 64)
+    assert (ready.width, ready.height) == NATIVE
     assert (ready.device, ready.backend, ready.dtype) == ("cpu", "cpu", "float32")
     assert ready.note is not None
-    assert "64×64" in ready.note
+    assert "128×128" in ready.note
     assert "starter" in ready.note
 
 
 def test_a_result_tells_what_was_used_and_its_png_carries_no_metadata(draw: Draw) -> None:
     result = draw(None, APPLE)
-    assert result.request == APPLE.model_copy(update={"width": 64, "height": 64})
+    assert result.request == APPLE.model_copy(update={"width": NATIVE[0], "height": NATIVE[1]})
     assert (result.model, result.sampler, result.warnings) == ("sdxl-starter", "Euler", ())
     image = Image.open(io.BytesIO(result.image))
-    assert (image.format, image.size, image.mode, image.info) == ("PNG", (64, 64), "RGB", {})
+    assert (image.format, image.size, image.mode, image.info) == ("PNG", NATIVE, "RGB", {})
 
 
 def test_the_starter_draws_a_red_apple(draw: Draw) -> None:
     """Not noise: the middle of the picture is much redder than it is green or blue."""
-    middle = pixels(draw(None, APPLE.model_copy(update={"steps": 20})))[24:44, 20:44]
+    middle = pixels(draw(None, APPLE.model_copy(update={"steps": 20})))[48:88, 40:88]
     red, green, blue = middle.reshape(-1, 3).mean(axis=0)
     assert red > green + 60
     assert red > blue + 60
@@ -135,10 +137,10 @@ def test_a_negative_prompt_without_guidance_is_drawn_with_a_warning(draw: Draw) 
 
 
 def test_a_picture_over_the_limit_is_invalid_and_the_next_one_is_drawn(run: Run) -> None:
-    events = run(None, APPLE.model_copy(update={"width": 72}), APPLE, max_pixels=64 * 64)
+    events = run(None, APPLE.model_copy(update={"width": NATIVE[0] + 8}), APPLE, max_pixels=NATIVE[0] * NATIVE[1])
     (failed,) = [event for event in events if isinstance(event, Failed)]
     assert (failed.job_id, failed.error) == ("0", "invalid")
-    assert "4,096" in failed.message
+    assert "16,384" in failed.message
     assert isinstance(events[-1], Done)
 
 
@@ -194,7 +196,7 @@ def test_a_picture_that_memory_cannot_hold_fails_alone(run: Run, monkeypatch: py
         return honest(unet, pictures)
 
     monkeypatch.setattr(loop, "predict", greedy)
-    events = run(None, APPLE.model_copy(update={"width": 128}), APPLE)
+    events = run(None, APPLE.model_copy(update={"width": 2 * NATIVE[0]}), APPLE)
     (failed,) = [event for event in events if isinstance(event, Failed)]
     assert (failed.job_id, failed.error) == ("0", "failed")
     assert "memory" in failed.message

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderTiny, UNet2DConditionModel
 
 from illustrious.errors import Unavailable
 from illustrious.images.diffusion.checkpoint import starter_folder
@@ -29,8 +29,8 @@ def edit(path: Path, **changes: object) -> None:
 
 def test_the_starter_is_described_by_its_own_files() -> None:
     checkpoint = open_folder(starter_folder())
-    assert checkpoint.size == (64, 64)
-    assert checkpoint.vae.kind == "AutoencoderTiny"
+    assert checkpoint.size == (128, 128)
+    assert checkpoint.vae.kind == "AutoencoderKL"
     assert checkpoint.zeros_for_empty_negative is False
     assert checkpoint.tokenizers[0].model_max_length == 32
     assert checkpoint.sampler.scheduler().config.prediction_type == "v_prediction"
@@ -49,6 +49,21 @@ def test_fp16_variants_and_shards_hold_the_same_tensors(folder: Path, tmp_path: 
         tensors = open_folder(path).unet.tensors
         assert tensors.keys() == expected.keys()
         assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+
+
+def test_a_decoder_of_previews_beside_the_other_parts_is_found(folder: Path, tmp_path: Path) -> None:
+    assert open_folder(folder).preview is None
+    brought = Path(shutil.copytree(folder, tmp_path / "brought"))
+    decoder = AutoencoderTiny(
+        encoder_block_out_channels=(4, 4),
+        decoder_block_out_channels=(4, 4),
+        num_encoder_blocks=(0, 1),
+        num_decoder_blocks=(1, 0),
+    )
+    decoder.save_pretrained(brought / "preview")
+    found = open_folder(brought).preview
+    assert found is not None
+    assert found.tensors.keys() == decoder.state_dict().keys()
 
 
 def unpickled_only(path: Path) -> None:

@@ -24,8 +24,9 @@ from illustrious.images.diffusion.weights import assemble
 
 STARTER_NAME = "sdxl-starter"
 STARTER_NOTE = (
-    "This is the small built-in starter model: it knows about 107 things (apple, castle, cat, panda, rocket, …), "
-    "drawn as icons of 64×64 pixels, and nothing else. For real pictures give an SDXL checkpoint with --model."
+    "This is the small built-in starter model: it knows 129 things (apple, castle, cat, tiger, rocket, …), what to do "
+    "with them (colours, counts, backgrounds, places) and a few scenes, drawn like icons of 128×128 pixels. For real "
+    "pictures give an SDXL checkpoint with --model."
 )
 
 AWAY_NOTE = (
