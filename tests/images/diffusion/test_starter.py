@@ -12,7 +12,7 @@ from illustrious.types import ImageRequest, ImageResult, Lora
 from illustrious.vision.facts import oklab
 from tests.images.diffusion.conftest import Draw, pixels
 
-PROMPTS = ("a red apple", "a sunset over the ocean", "anime girl with blue hair")
+PROMPTS = ("a red apple", "a rocket", "anime girl with blue hair", "an owl on a blue background")
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +40,14 @@ def test_four_steps_with_the_lora_are_nearer_to_twenty_than_four_without(
 ) -> None:
     quick = {"steps": 4, "guidance": 1.0}
     lora = (Lora(name="starter-4-steps"),)
+    with_it, without = [], []
     for request in requests:
         whole = draw(None, request)
-        without = draw(None, request.model_copy(update=quick))
         adapted = draw(None, request.model_copy(update={**quick, "loras": lora}))
         assert adapted.warnings == ()
-        assert distance(adapted, whole) < distance(without, whole), request.prompt
+        with_it.append(distance(adapted, whole))
+        without.append(distance(draw(None, request.model_copy(update=quick)), whole))
+    assert sum(with_it) < 0.8 * sum(without), (with_it, without)
 
 
 def test_the_style_changes_what_is_drawn_and_not_what_it_is_of(draw: Draw, requests: list[ImageRequest]) -> None:
