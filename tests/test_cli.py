@@ -58,7 +58,7 @@ def test_generate_draws_as_fast_as_it_is_told(tmp_path: Path, fake_server: Runni
 def test_generate_uses_the_server_that_runs(tmp_path: Path, fake_server: RunningStudio) -> None:
     done = illustrious(tmp_path, "generate", "x", "-o", "x.png", "--seed", "7", ILLUSTRIOUS_PORT=port_of(fake_server))
     assert done.returncode == 0, done.stderr
-    assert Image.open(tmp_path / "x.png").size == (64, 64)
+    assert Image.open(tmp_path / "x.png").size == (128, 128)
     assert not (tmp_path / ".local").exists()  # no studio of its own was made
 
 

@@ -1,4 +1,4 @@
-"""Put what was trained into the package: ``python -m training.ship``.
+"""Put what was trained into the package: ``python -m training.ship [--only captioner]``.
 
 Weights with their model cards and attributions (``training/cards/``) and checksums, never more than ``LIMIT`` bytes.
 """
@@ -59,11 +59,17 @@ def _weights(path: Path) -> int:
 def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("training/runs"), help="default: %(default)s")
-    runs = parser.parse_args(words).runs
+    parser.add_argument("--only", choices=("starter", "loras", "captioner"), help="leave the others as they are")
+    options = parser.parse_args(words)
+    runs: Path = options.runs
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     loras = [*sorted((runs / "style").glob("*.safetensors")), *sorted((runs / "few-steps").glob("*.safetensors"))]
-    starter = [runs / "image" / "model", runs / "preview" / "model"]
-    size = ship({"starter": starter, "loras": loras}, CARDS, DATA)
+    results = {
+        "starter": [runs / "image" / "model", runs / "preview" / "model"],
+        "loras": loras,
+        "captioner": [runs / "captioner" / "captioner"],
+    }
+    size = ship({options.only: results[options.only]} if options.only else results, CARDS, DATA)
     log.info("%.1f MB of weights are in %s; run the tests and commit them", size / 1e6, DATA)
     return 0
 

@@ -167,7 +167,7 @@ class IllustriousAIClient:
                     file = self._http.get(picture["url"])
                 if not file.is_success:
                     raise self._refusal(file)
-                about = {name: picture[name] for name in ("seed", "width", "height", "model")}
+                about = {name: picture[name] for name in ("seed", "width", "height", "model", "speed")}
                 return {**about, "image_id": picture["id"], "image_url": picture["url"], "image": file.content,
                         "message": f"✅ Image generated successfully! Seed: {picture['seed']}",
                         "warnings": [*job["warnings"], *data["warnings"]]}  # fmt: skip

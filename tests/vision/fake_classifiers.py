@@ -16,7 +16,8 @@ class Obedient:
     def run(self, inbox: MessageInbox) -> Iterator[Message]:
         yield {"ready": True}, []
         while (message := inbox.get(wait=True)) is not None:
-            yield {"id": message[0]["id"], "labels": [[str(os.getpid()), 1.0]]}, []
+            sight = {"labels": [{"name": str(os.getpid()), "probability": 1.0}]}
+            yield {"id": message[0]["id"], "sight": sight}, []
 
 
 class DiesOnce(Obedient):

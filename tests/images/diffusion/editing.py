@@ -79,7 +79,7 @@ class Bench:
 
     def ours(self, scheduler: Any, request: ImageRequest) -> Tensor:
         canvas = lay_out(request, (64, 64), MAX_PIXELS)
-        noise, generator = noise_of(request.seed, canvas.size)
+        noise, generator = noise_of(request.seed, canvas.size, self.text.vae_scale_factor)
         start = begin(self.text.vae, canvas, noise, self.in_channels == 9)
         return self.run(scheduler, canvas.size, start, request.steps, noise, generator)
 

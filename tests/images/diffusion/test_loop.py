@@ -191,10 +191,11 @@ def test_exact_pictures_take_turns_where_a_bit_would_change(model: Model, monkey
 
 
 def assert_near(one: bytes, other: bytes) -> None:
-    """99.9 % of the values within 2 of 255, and a signal 40 dB above the difference."""
+    """99.9 % of the values within 10 of 255, and a signal 40 dB above the difference: where the processor multiplies
+    bfloat16 by itself, pictures that need not be exact are rounded to it."""
     first, second = (np.asarray(Image.open(io.BytesIO(file)), np.float64) for file in (one, other))
     difference = np.abs(first - second)
-    assert np.quantile(difference, 0.999) <= 2
+    assert np.quantile(difference, 0.999) <= 10
     assert (difference**2).mean() <= 255**2 / 10**4
 
 

