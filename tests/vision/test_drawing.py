@@ -56,7 +56,7 @@ def test_what_is_not_sure_is_said_to_be_so_with_what_it_may_be() -> None:
         "Perhaps a fox (40%) or a wolf (30%)."
     )
     told = described(drawing(("fox", 0.09), certainty=0.3, sure=False))
-    assert told == "It may be a drawing, but the captioner is unsure of what."
+    assert told == "It may be a photograph, or a drawing of something that the captioner does not know."
 
 
 def test_a_picture_of_nothing_known_is_not_called_a_drawing() -> None:

@@ -68,6 +68,8 @@ def described(drawing: Drawing) -> str:
     options = [guess for guess in drawing.guesses[:ALTERNATIVES] if guess.probability >= WORTH_NAMING]
     named = [f"{with_article(guess.thing, guess.thing.one)} ({guess.probability:.0%})" for guess in options]
     perhaps = f" Perhaps {_or(named)}." if named else ""
+    if not named and drawing.kind.probability < PLAIN_SURE:  # as of most photographs
+        return "It may be a photograph, or a drawing of something that the captioner does not know."
     if drawing.kind.probability >= PLAIN_SURE:
         return f"It looks like a drawing of {drawing.kind.word}, but the captioner is unsure of which.{perhaps}"
     return f"It may be a drawing, but the captioner is unsure of what.{perhaps}"
