@@ -44,7 +44,7 @@ def test_the_studio_works_with_the_network_cut_and_does_not_try_to_use_it(tmp_pa
         drawn = http.post("/generate-image", json={"prompt": "a red apple", "steps": 10, "seed": 1})
         assert drawn.status_code == 200, drawn.text
         picture = drawn.json()["image_base64"]
-        assert Image.open(io.BytesIO(base64.b64decode(picture))).size == (64, 64)
+        assert Image.open(io.BytesIO(base64.b64decode(picture))).size == (128, 128)
         said = http.post("/chat", json={"message": "Say yes.", "max_tokens": 8})
         assert said.status_code == 200, said.text
         seen = http.post("/analyze-image", json={"image_base64": picture})
