@@ -217,6 +217,8 @@ class Runner:
             if not run.performing.done():
                 self.events.report(job.id, name, data)
 
+        if earlier := self._runs.get(job.id):
+            earlier.stop()  # it was taken from this server and came back before that was noticed
         performing = asyncio.ensure_future(performer.perform(job, report))
         run = _Run(job, performer, performing, had_company=bool(company))
         self._runs[job.id] = run
@@ -230,7 +232,8 @@ class Runner:
         self._under_way(run.performer).discard(run)
         self.wake()  # there is room for another
         job = await self._insist(_how_it_ended(self.store, run), run.job)
-        del self._runs[run.job.id]
+        if self._runs.get(run.job.id) is run:  # else it has been begun again
+            del self._runs[run.job.id]
         if job is None:
             log.warning("Job %s was taken from this server; what it made of it is dropped.", run.job.id)
             return
