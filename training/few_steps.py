@@ -5,7 +5,6 @@ one go, with the guidance taken in (Meng et al., "On Distillation of Guided Diff
 four points in time the adapter learns to go in one step where the model itself comes in several guided ones.
 """
 
-import logging
 import sys
 from pathlib import Path
 
@@ -13,12 +12,9 @@ import torch
 from torch import Tensor
 
 from training import lora, run
-from training.concepts import STARTER
 from training.config import ImageConfig, read
-from training.icons import STYLES, Icon, load_icons
+from training.icons import Icon
 from training.sheet import SHEET_PROMPTS, sheet
-
-log = logging.getLogger("training")
 
 
 class FewStepsTrainer(lora.LoraTrainer):
@@ -42,9 +38,8 @@ class FewStepsTrainer(lora.LoraTrainer):
             predicted = self.model.velocity(start, ends[first], tokens)
         later_alpha, later_sigma = self._signal(ends[first + config.teacher_steps])
         share = later_sigma / sigma
-        picture = (reached - share * start) / (
-            later_alpha - share * alpha
-        )  # what a DDIM step must take for the picture
+        # What a DDIM step must take for the picture to come there.
+        picture = (reached - share * start) / (later_alpha - share * alpha)
         return (predicted.float() - (alpha * start - picture) / sigma).square().mean()
 
     def _guided(self, noisy: Tensor, time: Tensor, later: Tensor, tokens: Tensor) -> Tensor:
@@ -84,29 +79,11 @@ def main(words: list[str]) -> int:
         changed = config.few_steps.model_copy(update={"samples": options.samples})
         config = config.model_copy(update={"few_steps": changed})
     config = lora.on_finished(config, options.base, config.few_steps).model_copy(update={"caption_dropout": 0.0})
-    labels = STARTER if config.vocabulary == "starter" else None
-    icons = load_icons(config.styles, config.size, options.cache, labels)
-    trainer = FewStepsTrainer(config, icons, run.best_device())
-    run.begin(trainer, options.run)
-    stop = run.Stop().listen()
-    if not run.complete(trainer, options.run, stop, config.checkpoint_minutes, config.sheet_every):
-        return 0
+    trainer = FewStepsTrainer(config, lora.icons_of(config, options.cache), run.best_device())
     steps = config.few_steps.steps
-    with trainer.learner.averaged():
-        file = options.run / f"starter-{steps}-steps.safetensors"
-        digest = lora.write(
-            trainer.model.unet,
-            file,
-            {
-                "modelspec.title": f"Starter in {steps} steps",
-                "modelspec.description": f"For {steps} steps of Euler, trailing, with guidance 1.",
-                "modelspec.author": STYLES[config.styles[0]].name,
-                "modelspec.license": STYLES[config.styles[0]].licence,
-            },
-        )
-        trainer.show(options.run / "sheets" / "final.png")
-    log.info("the LoRA is %s (SHA-256 %s)", file, digest)
-    return 0
+    return lora.learn(
+        trainer, config, options.run, f"{steps}-steps", f"For {steps} steps of Euler, trailing, with guidance 1."
+    )
 
 
 if __name__ == "__main__":

@@ -15,8 +15,10 @@ from peft import LoraConfig as PeftConfig
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 
+from training import run
+from training.concepts import STARTER
 from training.config import ImageConfig, LoraConfig
-from training.icons import Icon
+from training.icons import STYLES, Icon, load_icons
 from training.image import ImageTrainer
 from training.learner import Learner
 
@@ -43,6 +45,31 @@ def on_finished(config: ImageConfig, base: Path, lora: LoraConfig) -> ImageConfi
     model = config.model.model_copy(update={"start": base})
     size = config.native or config.size
     return config.model_copy(update={"model": model, "size": size, "native": None, "batch": lora.batch})
+
+
+def icons_of(config: ImageConfig, cache: Path) -> list[Icon]:
+    return load_icons(config.styles, config.size, cache, STARTER if config.vocabulary == "starter" else None)
+
+
+def learn(trainer: LoraTrainer, config: ImageConfig, folder: Path, name: str, description: str) -> int:
+    """Train to the end, or until an end is asked for; write ``starter-<name>.safetensors``. Returns an exit code."""
+    run.begin(trainer, folder)
+    stop = run.Stop().listen()
+    if not run.complete(trainer, folder, stop, config.checkpoint_minutes, config.sheet_every):
+        return 0
+    source = STYLES[config.styles[0]]
+    metadata = {
+        "modelspec.title": f"Starter, {name}",
+        "modelspec.description": description,
+        "modelspec.author": source.name,
+        "modelspec.license": source.licence,
+    }
+    with trainer.learner.averaged():
+        file = folder / f"starter-{name}.safetensors"
+        digest = write(trainer.model.unet, file, metadata)
+        trainer.show(folder / "sheets" / "final.png")
+    log.info("the LoRA is %s (SHA-256 %s)", file, digest)
+    return 0
 
 
 def attach(unet: UNet2DConditionModel, rank: int) -> None:

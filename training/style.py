@@ -4,7 +4,6 @@ The finished image model learns from the same pictures as before, made over by r
 washes on warm paper. No caption names the style: the LoRA is what asks for it.
 """
 
-import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,12 +14,9 @@ import torch
 from illustrious.vision.facts import oklab
 from training import lora, run
 from training.compose import Sample
-from training.concepts import STARTER
 from training.config import ImageConfig, read
-from training.icons import STYLES, Icon, Pixels, load_icons
+from training.icons import Icon, Pixels
 from training.image import Source
-
-log = logging.getLogger("training")
 
 PAPER = (255, 249, 236)
 
@@ -72,29 +68,9 @@ def main(words: list[str]) -> int:
     if options.samples:
         config = config.model_copy(update={"style": config.style.model_copy(update={"samples": options.samples})})
     config = lora.on_finished(config, options.base, config.style)
-    labels = STARTER if config.vocabulary == "starter" else None
-    icons = load_icons(config.styles, config.size, options.cache, labels)
-    trainer = StyleTrainer(config, icons, run.best_device())
-    run.begin(trainer, options.run)
-    stop = run.Stop().listen()
-    if not run.complete(trainer, options.run, stop, config.checkpoint_minutes, config.sheet_every):
-        return 0
-    name, learned = config.style.name, STYLES[config.styles[0]]
-    with trainer.learner.averaged():
-        file = options.run / f"starter-{name}.safetensors"
-        digest = lora.write(
-            trainer.model.unet,
-            file,
-            {
-                "modelspec.title": f"Starter, {name} style",
-                "modelspec.description": f"Draws in {name}, at weights from 0.5 to 1.",
-                "modelspec.author": learned.name,
-                "modelspec.license": learned.licence,
-            },
-        )
-        trainer.show(options.run / "sheets" / "final.png")
-    log.info("the LoRA is %s (SHA-256 %s)", file, digest)
-    return 0
+    trainer = StyleTrainer(config, lora.icons_of(config, options.cache), run.best_device())
+    name = config.style.name
+    return lora.learn(trainer, config, options.run, name, f"Draws in {name}, at weights from 0.5 to 1.")
 
 
 if __name__ == "__main__":
