@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from benchmarks.replaced import replaced
 from torch import Tensor, nn
 
 DTYPE = torch.float8_e4m3fn
@@ -60,15 +61,5 @@ def float8(unet: nn.Module) -> Iterator[None]:
         for name, layer in unet.named_modules()
         if isinstance(layer, nn.Linear) and ".attentions." in name and not (layer.in_features | layer.out_features) % 16
     }
-    try:
-        for name, layer in layers.items():
-            _put(unet, name, Float8Linear(layer))
+    with replaced(unet, {name: Float8Linear(layer) for name, layer in layers.items()}):
         yield
-    finally:
-        for name, layer in layers.items():
-            _put(unet, name, layer)
-
-
-def _put(model: nn.Module, name: str, layer: nn.Module) -> None:
-    parent, _, own = name.rpartition(".")
-    setattr(model.get_submodule(parent), own, layer)

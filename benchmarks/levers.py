@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from benchmarks.float8 import float8
 from benchmarks.flops import TOKENS
+from benchmarks.fusions import gated_units, norms_with_silu
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -125,6 +126,20 @@ def cudnn_attention() -> AbstractContextManager[None]:
     others = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
     kernels: AbstractContextManager[None] = sdpa_kernel([SDPBackend.CUDNN_ATTENTION, *others], set_priority=True)
     return kernels
+
+
+def norms_in_triton(unet: nn.Module) -> AbstractContextManager[None]:
+    """GroupNorm and the SiLU after it. Raises ``ImportError`` where there is no Triton."""
+    from benchmarks.triton_kernels import norm_and_silu  # not every torch brings it
+
+    return norms_with_silu(unet, norm_and_silu)
+
+
+def gated_units_in_triton(unet: nn.Module) -> AbstractContextManager[None]:
+    """GEGLU. Raises ``ImportError`` where there is no Triton."""
+    from benchmarks.triton_kernels import gated
+
+    return gated_units(unet, gated)
 
 
 @contextmanager
@@ -292,6 +307,13 @@ STEP_LEVERS: Sequence[Lever] = (
     ),
     Lever("attention by flash", 1.00, _step(lambda unet: sdpa_kernel([SDPBackend.FLASH_ATTENTION]))),
     Lever("attention by cuDNN where it can", 1.02, _step(lambda unet: cudnn_attention())),
+    Lever("GroupNorm with SiLU in Triton", 1.02, _step(norms_in_triton)),
+    Lever("GEGLU in Triton", 1.02, _step(gated_units_in_triton)),
+    Lever(
+        "channels_last, both in Triton",
+        1.07,
+        _step(lambda unet: together(channels_last(unet), norms_in_triton(unet), gated_units_in_triton(unet))),
+    ),
     Lever("halves of guidance one after the other", 0.90, _one_after_the_other),
     Lever("halves of guidance on two streams", 0.95, _two_streams),
     Lever("guidance in 3 of 5 steps", 1.20, _guided_for_a_while, steps=5),
