@@ -208,14 +208,8 @@ class Run:
                 taken = self.clock.spread(work, self.extent.calls)
             self.base[what] = taken.median
             yield _row(what, taken, "ms")
-        words = torch.zeros(2, 77, dtype=torch.long, device=self.placement.device)
-
-        def read() -> None:
-            for encoder in self.model.text_encoders:
-                encoder.model(words, output_hidden_states=True)
-
         with torch.inference_mode():
-            yield _row("both text encoders, both prompts", self.clock.spread(read, self.extent.calls), "ms")
+            yield _row("both text encoders, both prompts", self.clock.spread(subject.read, self.extent.calls), "ms")
 
     def previews(self) -> Iterator[Row]:
         yield Row("previews, fitting the map", self.clock.once(lambda: Previewer(self.model.vae)), "ms")

@@ -154,10 +154,12 @@ def together(*changes: AbstractContextManager[None]) -> Iterator[None]:
 
 
 class Subject:
-    """One step of one picture with guidance (both halves are rows of one call), and one decoding."""
+    """One step of one picture with guidance (both halves are rows of one call), one decoding, and reading both
+    prompts."""
 
     def __init__(self, model: Model) -> None:
         self.unet, self.vae = model.unet, model.vae
+        self._text_encoders = [encoder.model for encoder in model.text_encoders]
         width, height = model.size
         config, placement = self.unet.config, model.placement
         pooled = config.projection_class_embeddings_input_dim - TIME_IDS * config.addition_time_embed_dim
@@ -170,6 +172,7 @@ class Subject:
         self._pooled = random(2, pooled)
         self._sizes = random(2, TIME_IDS)
         self._timestep = torch.full((2,), 500.0, device=placement.device)
+        self._words = torch.zeros(2, TOKENS, dtype=torch.long, device=placement.device)
 
     def step(self, rows: slice = slice(0, 2)) -> Tensor:
         """1 to 2 rows through the UNet."""
@@ -193,6 +196,10 @@ class Subject:
     def decode(self) -> Tensor:
         pixels: Tensor = self.vae.decode(self._latents, return_dict=False)[0]
         return pixels
+
+    def read(self) -> None:
+        for encoder in self._text_encoders:
+            encoder(self._words, output_hidden_states=True)
 
 
 # --- the levers ----------------------------------------------------------------------------------------------------
@@ -269,6 +276,34 @@ def _two_streams(subject: Subject, compiler: Compiler) -> Iterator[Callable[[], 
     yield step
 
 
+def _then_a_step(what: Callable[[Subject], object]) -> Ready:
+    @contextmanager
+    def ready(subject: Subject, compiler: Compiler) -> Iterator[Callable[[], object]]:
+        yield lambda: (what(subject), subject.step())
+
+    return ready
+
+
+def _beside_a_step(what: Callable[[Subject], object]) -> Ready:
+    """On a stream of its own."""
+
+    @contextmanager
+    def ready(subject: Subject, compiler: Compiler) -> Iterator[Callable[[], object]]:
+        beside = torch.cuda.Stream()
+
+        def work() -> None:
+            here = torch.cuda.current_stream()
+            beside.wait_stream(here)  # for what is there before the step, and so not for the step itself
+            subject.step()
+            with torch.cuda.stream(beside):
+                what(subject)
+            here.wait_stream(beside)
+
+        yield work
+
+    return ready
+
+
 @contextmanager
 def _one_after_the_other(subject: Subject, compiler: Compiler) -> Iterator[Callable[[], object]]:
     yield lambda: [subject.step(slice(row, row + 1)) for row in range(2)]
@@ -296,6 +331,7 @@ def _repeating(steps: int) -> Ready:
 
 
 WHOLE = "UNet compiled as a whole"
+READING, DECODING = "text encoders, then a step", "a decoding, then a step"
 STEP_LEVERS: Sequence[Lever] = (
     Lever("channels_last", 1.03, _step(channels_last)),
     Lever("fused QKV", 1.01, _step(fused)),
@@ -316,6 +352,10 @@ STEP_LEVERS: Sequence[Lever] = (
     ),
     Lever("halves of guidance one after the other", 0.90, _one_after_the_other),
     Lever("halves of guidance on two streams", 0.95, _two_streams),
+    Lever(READING, 0.88, _then_a_step(lambda subject: subject.read())),
+    Lever("text encoders beside a step", 1.12, _beside_a_step(lambda subject: subject.read()), over=READING),
+    Lever(DECODING, 0.55, _then_a_step(lambda subject: subject.decode())),
+    Lever("a decoding beside a step", 1.05, _beside_a_step(lambda subject: subject.decode()), over=DECODING),
     Lever("guidance in 3 of 5 steps", 1.20, _guided_for_a_while, steps=5),
     Lever("deep blocks every 2nd step", 1.80, _repeating(2), steps=2),
     Lever("deep blocks every 3rd step", 2.40, _repeating(3), steps=3),

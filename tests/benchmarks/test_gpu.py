@@ -10,14 +10,16 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 QUICK = (
-    "copy,product,eager,exact,speeds,preview,LoRA,switch,cuDNN,fused,flash,Triton,halves,guidance,deep,not compiled,"
-    "blocks,VAE"
+    "copy,product,eager,exact,speeds,preview,LoRA,switch,cuDNN,fused,flash,Triton,halves,a step,guidance,"
+    "deep,not compiled,blocks,VAE"
 )
 NEED_A_GPU = {
     "GroupNorm with SiLU in Triton",
     "GEGLU in Triton",
     "channels_last, both in Triton",
     "halves of guidance on two streams",
+    "text encoders beside a step",
+    "a decoding beside a step",
 }
 
 

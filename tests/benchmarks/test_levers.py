@@ -1,8 +1,8 @@
 """What may be switched on for speed moves no picture, and leaves the model as it found it."""
 
 import io
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,42 @@ def test_a_step_that_repeats_is_the_engines(model: Model) -> None:
         assert subject.parts(deep) is deep
     hook.remove()
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("lever", "what"), [("text encoders beside a step", "read"), ("a decoding beside a step", "decode")]
+)
+def test_what_is_beside_a_step_waits_for_what_is_before_it_alone(
+    model: Model, lever: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And whatever comes after waits for it. Streams that write down what they are asked stand for a card's."""
+    asked: list[str] = []
+
+    class Stream:
+        def __init__(self, name: str = "beside") -> None:
+            self.name = name
+
+        def wait_stream(self, other: "Stream") -> None:
+            asked.append(f"{self.name} waits for {other.name}")
+
+    streams = [Stream("here")]
+
+    @contextmanager
+    def on(stream: Stream) -> Iterator[None]:
+        streams.append(stream)
+        yield
+        streams.pop()
+
+    subject = Subject(model)
+    for name in ("step", what):
+        monkeypatch.setattr(subject, name, lambda name=name: asked.append(f"{name} {streams[-1].name}"))
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: streams[-1])
+    monkeypatch.setattr(torch.cuda, "stream", on)
+    ready = next(each.ready for each in STEP_LEVERS if each.name == lever)
+    with ready(subject, Compiler()) as work:
+        work()
+    assert asked == ["beside waits for here", "step here", f"{what} beside", "here waits for beside"]
 
 
 @pytest.mark.parametrize("lever", [*STEP_LEVERS, *DECODING_LEVERS], ids=lambda lever: lever.name)
