@@ -35,9 +35,9 @@ from torch import nn
 
 from illustrious.catalog.library import Library
 from illustrious.images import Admit, Done, EngineOptions, Event, Failed, Step
-from illustrious.images.diffusion.exact import COUNTS
 from illustrious.images.diffusion.loop import Loop
 from illustrious.images.diffusion.model import Model, load
+from illustrious.images.diffusion.pace import TRIES
 from illustrious.images.diffusion.placement import Memory, Placement
 from illustrious.images.diffusion.returned import returned
 from illustrious.images.diffusion.shelf import Shelf
@@ -131,12 +131,12 @@ def one(bench: Bench) -> None:
 def together(bench: Bench) -> None:
     """Several at once, over one after another; and how far pictures that share freely are from exact ones.
 
-    How many may share a call, bit for bit or by memory, is found once for a device: before the clock runs. That takes a
-    call for each number that is tried.
+    How many may share a call, bit for bit or by memory, and how many are fastest, is found once for a device: before the
+    clock runs. That takes a few calls for each number that is tried.
     """
     for exact in (True, False):
         for count in bench.counts:
-            bench.ours(*(bench.request(exact=exact, steps=len(COUNTS)) for _ in range(count)))  # finds what may share
+            bench.ours(*(bench.request(exact=exact, steps=2 * TRIES) for _ in range(count)))  # finds what shares
             ratios = []
             for _ in range(max(1, bench.pairs // 3)):
                 requests = [bench.request(exact=exact) for _ in range(count)]

@@ -49,10 +49,28 @@ def model() -> Model:
     return loaded(starter_folder())
 
 
-def looped(model: Model, *roots: Path, memory: Memory | None = None, preview_every: int = 0) -> Loop:
+class Ticks:
+    """A clock by which every call of the UNet takes equally long, whatever this machine is busy with."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1
+        return self.now
+
+
+def looped(
+    model: Model,
+    *roots: Path,
+    memory: Memory | None = None,
+    preview_every: int = 0,
+    clock: Callable[[], float] | None = None,
+) -> Loop:
     memory = memory or Memory(model.placement)
     stock = Stock(Library(roots), model, None, memory)
-    return Loop(stock.model_of, stock.surroundings(MAX_PIXELS), memory, stock.preview, preview_every)
+    around = stock.surroundings(MAX_PIXELS)
+    return Loop(stock.model_of, around, memory, stock.preview, preview_every, clock or Ticks())
 
 
 def events(loop: Loop) -> Iterator[Event]:
@@ -148,7 +166,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, change: Callable[[Answer], Answer] = 
     return counts
 
 
-LIKE = {str(seed): RED.model_copy(update={"seed": seed, "steps": 4 + seed}) for seed in range(4)}
+LIKE = {str(seed): RED.model_copy(update={"seed": seed, "steps": 16 + seed}) for seed in range(4)}
 
 
 def test_inexact_pictures_share_every_call_that_memory_allows(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,6 +251,46 @@ def test_a_short_picture_does_not_wait_behind_long_ones(model: Model) -> None:
     loop.close()
     # The UNet was never called for it together with others, so calls are steps: at most twice those it takes alone.
     assert between <= 8 + len(loop.sharing.verdicts)
+
+
+@pytest.mark.parametrize("exact", [True, False], ids=["exact", "not exact"])
+def test_a_short_picture_waits_no_longer_where_long_ones_share_its_calls(
+    model: Model, monkeypatch: pytest.MonkeyPatch, exact: bool
+) -> None:
+    """On a device that keeps every bit, so that exact pictures share, too; and that saves a little by sharing."""
+    now = 0.0
+
+    def slow(honest: Answer) -> Answer:
+        def predict(unet: Any, pictures: Sequence[Picture]) -> list[torch.Tensor]:
+            nonlocal now
+            now += 0.3 + 0.7 * len(pictures)
+            return [honest(unet, [picture])[0] for picture in pictures]
+
+        return predict
+
+    def seconds(of: str, so_far: Iterator[Event]) -> float:
+        """Until its last step: by this clock decoding, which is done aside, takes as long as it happens to."""
+        begun = ended = now
+        while not (isinstance(event := next(so_far), Done) and event.job_id == of):
+            if isinstance(event, Step) and event.job_id == of:
+                ended = now
+        return ended - begun
+
+    counts = calls(monkeypatch, slow)
+    loop = looped(model, clock=lambda: now)
+    asked = RED.model_copy(update={"exact": exact})
+    loop.admit(Admit(job_id="alone", request=asked.model_copy(update={"steps": 8})))
+    unloaded = seconds("alone", events(loop))
+    for seed in range(4):
+        request = asked.model_copy(update={"steps": 50, "seed": seed})
+        loop.admit(Admit(job_id=f"long {seed}", request=request, caller="many"))
+    so_far = events(loop)
+    list(itertools.islice((event for event in so_far if isinstance(event, Step)), 80))
+    assert max(counts) == 4
+    loop.admit(Admit(job_id="short", request=asked.model_copy(update={"steps": 8})))
+    loaded = seconds("short", so_far)
+    loop.close()
+    assert loaded <= 2 * unloaded
 
 
 def test_the_pictures_of_all_callers_get_on_however_many_short_ones_one_of_them_sends(model: Model) -> None:

@@ -1,13 +1,14 @@
 """The running batch: pictures of many jobs, a step at a time.
 
-Between any two calls of the UNet pictures come in, leave, or are dropped. Whose turn it is: of three turns two go to
-the picture with the fewest left, so that a short one does not wait behind long ones, and one to the oldest of the
-caller who has waited longest, so that nobody waits for ever. Others of its group join the call, as far as memory allows
-and, for exact pictures, as far as that changes no bit.
+Between any two calls of the UNet pictures come in, leave, or are dropped. Whose turn it is: of the time two thirds go
+to the picture with the fewest turns left, so that a short one does not wait behind long ones, and a third to the oldest
+of the caller who has waited longest, so that nobody waits for ever. Others of its group join the call, as far as memory
+allows, as far as it saves time (``pace.py``), and, for exact pictures, as far as that changes no bit.
 
 What needs no UNet (the autoencoder, files) is done in one thread beside.
 """
 
+import time
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,11 +25,15 @@ from illustrious.images.diffusion.denoise import Picture, predict
 from illustrious.images.diffusion.draw import Aside, Surroundings, Work, draw, memory_message, total_steps
 from illustrious.images.diffusion.exact import Sharing
 from illustrious.images.diffusion.model import Model
+from illustrious.images.diffusion.pace import Pace
 from illustrious.images.diffusion.placement import Memory, memory_ran_out
 from illustrious.types import ImageRequest, ImageResult, singles
 
 AT_A_TIME = 8
 """Pictures of one job under way together."""
+
+NEAR = 2
+"""Pictures with at most so many times as many turns left are of about one length: to each the others are as near."""
 
 PATIENCE = 0.005
 """Seconds to wait for what is done aside, when there is nothing else to do, before looking at the inbox again."""
@@ -67,7 +72,8 @@ class _Strand:
 class Loop:
     """``admit``, ``cancel``, and take ``turn`` after ``turn``; ``close`` it at the end.
 
-    Every ``preview_every`` steps a picture's ``preview`` is told, 0 for never.
+    Every ``preview_every`` steps a picture's ``preview`` is told, 0 for never. ``clock`` tells seconds where the
+    device has no clock of its own.
     """
 
     def __init__(
@@ -77,8 +83,10 @@ class Loop:
         memory: Memory,
         preview: Preview,
         preview_every: int = 0,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.sharing = Sharing()
+        self._pace = Pace(memory.device, clock)
         self._model_of = model_of
         self._around = around
         self._memory = memory
@@ -88,6 +96,7 @@ class Loop:
         self._served: dict[str, int] = {}
         self._admitted = 0
         self._turns = 0
+        self._patient: _Strand | None = None
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="aside")
         self._done_aside: SimpleQueue[tuple[_Strand, Future[Any]]] = SimpleQueue()
 
@@ -141,14 +150,11 @@ class Loop:
 
     def _chosen(self, drawing: Sequence[_Strand]) -> list[_Strand]:
         """The one whose turn it is, and then those that could join it, in the order of what they have left."""
-        self._turns += 1
         by_length = sorted(drawing, key=lambda strand: (_left(strand), strand.job.number, strand.place))
-        first = by_length[0]
-        if self._turns % 3 == 0:
-            waiting = min((strand.job.caller for strand in drawing), key=lambda caller: self._served.get(caller, 0))
-            own = [strand for strand in drawing if strand.job.caller == waiting]
-            first = min(own, key=lambda strand: (strand.job.number, strand.place))
-        self._served[first.job.caller] = self._turns
+        waiting = min((strand.job.caller for strand in drawing), key=lambda caller: self._served.get(caller, 0))
+        own = [strand for strand in drawing if strand.job.caller == waiting]
+        self._patient = min(own, key=lambda strand: (strand.job.number, strand.place))
+        first = self._patient if self._pace.is_due else by_length[0]
         group = _group(first)
         return [first, *(strand for strand in by_length if strand is not first and _group(strand) == group)]
 
@@ -161,6 +167,8 @@ class Loop:
         except EngineFailed as error:
             yield self._failed(strands[0].job, "failed", str(error))
             return
+        self._turns += 1
+        self._served.update((by_picture[picture].job.caller, self._turns) for picture, _ in answers)
         for picture, answer in answers:
             strand = by_picture[picture]
             if strand.is_dropped:  # its job failed while this call's other answers were taken in
@@ -175,10 +183,13 @@ class Loop:
                 yield from self._go_on(strand, partial(strand.work.send, None))
 
     def _answers(self, model: Model, pictures: Sequence[Picture]) -> Sequence[tuple[Picture, Tensor]]:
-        """The UNet's answers for the first, and for others as far as there is room. Raises ``EngineFailed``."""
+        """The UNet's answers for the first, and for others as far as there is room and it pays. Raises
+        ``EngineFailed``."""
         first = pictures[0]
         while True:
-            together = pictures[: self._memory.room(first.group)]
+            fitting = pictures[: self._memory.room(first.group)]
+            near = sum(picture.left <= NEAR * first.left for picture in fitting)
+            together = fitting[: self._pace.together(first.group, near, len(fitting) - near)]
             try:
                 with torch.inference_mode(), first.worn():
                     if first.exact:
@@ -193,7 +204,9 @@ class Loop:
                     raise EngineFailed(memory_message(model)) from error
 
     def _measured(self, model: Model, pictures: Sequence[Picture]) -> list[Tensor]:
-        with self._memory.measuring(pictures[0].group, len(pictures)):
+        group, count = pictures[0].group, len(pictures)
+        patient = self._patient is not None and self._patient.picture in pictures
+        with self._memory.measuring(group, count), self._pace.timing(group, count, patient):
             return predict(model.unet, pictures)
 
     def _stepped(self, strand: _Strand, picture: Picture) -> Step:

@@ -101,6 +101,10 @@ class Memory:
         self._fitted: dict[Hashable, int] = {}
         self._most: dict[Hashable, int] = {}
 
+    @property
+    def device(self) -> torch.device:
+        return self._placement.device
+
     def room(self, kind: Hashable) -> int:
         """How many pictures the next call may hold, at least one: no more than fit by measure into what is free now,
         and no more than twice as many as have been seen to fit."""
