@@ -131,8 +131,8 @@ def one(bench: Bench) -> None:
 def together(bench: Bench) -> None:
     """Several at once, over one after another; and how far pictures that share freely are from exact ones.
 
-    How many may share a call, bit for bit or by memory, and how many are fastest, is found once for a device: before the
-    clock runs. That takes a few calls for each number that is tried.
+    How many may share a call, bit for bit or by memory, and how many are fastest, is found once for a device: before
+    the clock runs. That takes a few calls for each number that is tried.
     """
     for exact in (True, False):
         for count in bench.counts:
