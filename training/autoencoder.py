@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from diffusers import AutoencoderKL, AutoencoderTiny
 from PIL import Image
 from torch import Tensor
@@ -39,11 +40,11 @@ APART = 1 << 40
 
 
 class AutoencoderTrainer:
-    def __init__(self, config: ImageConfig, icons: list[Icon], device: torch.device) -> None:
+    def __init__(self, config: ImageConfig, icons: list[Icon], accelerator: Accelerator) -> None:
         self._config = config
-        self._device = device
+        self._device = accelerator.device
         self.batch = config.autoencoder.batch
-        self.teacher = load_teacher(config, device)
+        self.teacher = load_teacher(config, accelerator.device)
         size = config.size if self.teacher is None else config.native or config.size
         mixture = replace(config.mixture, other_styles=config.autoencoder.other_styles)
         self._composer = Composer(icons, size, mixture, config.seed)
@@ -58,9 +59,9 @@ class AutoencoderTrainer:
             norm_num_groups=config.autoencoder.groups,
             sample_size=size,
             mid_block_add_attention=False,
-        ).to(device)
+        ).to(self._device)
         steps = -(-config.autoencoder.samples // self.batch)
-        self.learner = Learner(self.vae.train(), Schedule(steps, config.autoencoder.learning_rate))
+        self.learner = Learner(self.vae.train(), Schedule(steps, config.autoencoder.learning_rate), accelerator)
 
     def loss(self, step: int) -> Tensor:
         """What differs between picture and reconstruction, in colour and at edges, and what is asked of the latents:
@@ -137,7 +138,7 @@ def main(words: list[str]) -> int:
     labels = STARTER if config.vocabulary == "starter" else None
     size = config.size if config.autoencoder.teacher is None else config.native or config.size
     trainer = AutoencoderTrainer(
-        config, load_icons(config.autoencoder.styles or config.styles, size, options.cache, labels), run.best_device()
+        config, load_icons(config.autoencoder.styles or config.styles, size, options.cache, labels), run.accelerator()
     )
     run.begin(trainer, options.run)
     stop = run.Stop().listen()

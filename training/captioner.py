@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from pydantic import Field
 from safetensors.torch import save_file
@@ -132,11 +133,11 @@ def material(styles: Iterable[str], size: int, cache: Path) -> Material:
 
 
 class CaptionerTrainer:
-    def __init__(self, recipe: Recipe, material: Material, device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, material: Material, accelerator: Accelerator) -> None:
         self.batch = recipe.batch
         self.material = material
         self._recipe = recipe
-        self._device = device
+        self._device = accelerator.device
         learned, self._kept = kept_apart(material.icons, material.names, recipe.styles[0])
         self._specimens = self._drawn_from(learned, recipe.shares)
         self.config = CaptionerConfig(
@@ -148,11 +149,11 @@ class CaptionerTrainer:
             amounts=AMOUNTS,
         )
         torch.manual_seed(recipe.seed)
-        self.network = Captioner(self.config).to(device, memory_format=torch.channels_last).train()
-        self.learner = Learner(self.network, recipe.schedule)
+        self.network = Captioner(self.config).to(self._device, memory_format=torch.channels_last).train()
+        self.learner = Learner(self.network, recipe.schedule, accelerator)
         self._starter = model.load(recipe.starter) if recipe.starter and recipe.redrawn else None
         if self._starter:
-            self._starter.vae.requires_grad_(False).eval().to(device)
+            self._starter.vae.requires_grad_(False).eval().to(self._device)
 
     def _drawn_from(self, icons: Sequence[Icon], shares: Shares, unseen: bool = False) -> Specimens:
         recipe, material = self._recipe, self.material
@@ -303,7 +304,7 @@ def main(words: list[str]) -> int:
     recipe = read(options.config)
     if options.samples:
         recipe = recipe.model_copy(update={"samples": options.samples})
-    trainer = CaptionerTrainer(recipe, material(recipe.styles, recipe.size, options.cache), run.best_device())
+    trainer = CaptionerTrainer(recipe, material(recipe.styles, recipe.size, options.cache), run.accelerator())
     run.begin(trainer, options.run)
     stop = run.Stop().listen()
     if not run.complete(trainer, options.run, stop, recipe.checkpoint_minutes, recipe.sheet_every):

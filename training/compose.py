@@ -18,7 +18,7 @@ from PIL import Image
 from training.colours import COLOURS, main_colour, painted
 from training.concepts import ADDED, FULL_SQUARE, NATURE_COLOUR_ONLY, nouns, plural, with_article
 from training.icons import Icon, Pixels
-from training.scenes import HAIR, HAIR_COLOURS, SCENES, Brush, in_a_place
+from training.scenes import HAIR, HAIR_COLOURS, SCENES, Brush, dyed, in_a_place
 
 Random = np.random.Generator
 
@@ -235,17 +235,10 @@ class Composer:
         hair = HAIR[int(random.choice(len(HAIR), p=[0.6, 0.25, 0.15]))]
         colour = PAINTS[int(random.integers(len(PAINTS)))]
         ground, words = self._ground(random, "", colour)
-        picture = self._placed(ground, [(self._dyed(hair.label, colour), (0.5, 0.5), random.uniform(0.9, 1.0))])
+        icon = dyed(self._styles[self._main][hair.label], self._main, COLOURS[colour])
+        picture = self._placed(ground, [(icon, (0.5, 0.5), random.uniform(0.9, 1.0))])
         noun = hair.nouns[int(random.integers(len(hair.nouns)))]
         return Sample(picture, f"{noun} with {colour} hair{words}")
-
-    def _dyed(self, label: str, colour: str) -> Pixels:
-        """The hair of a flat icon has one colour of its own; the skin is lighter and keeps its colour."""
-        pixels = self._styles[self._main][label]
-        hair = np.abs(pixels[..., :3].astype(int) - HAIR_COLOURS[self._main]).sum(axis=-1) < 75
-        dyed = pixels.copy()
-        dyed[hair, :3] = COLOURS[colour]
-        return dyed
 
     def _ground(self, random: Random, label: str, avoid: str) -> tuple[Pixels, str]:
         """(size, size, 3) and its words: white mostly, a colour, or two colours from top to bottom."""

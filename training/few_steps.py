@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from training import lora, run
@@ -18,9 +19,9 @@ from training.sheet import SHEET_PROMPTS, sheet
 
 
 class FewStepsTrainer(lora.LoraTrainer):
-    def __init__(self, config: ImageConfig, icons: list[Icon], device: torch.device) -> None:
-        super().__init__(config, config.few_steps, icons, device)
-        self._unconditional = self.model.tokens([""]).to(device)
+    def __init__(self, config: ImageConfig, icons: list[Icon], accelerator: Accelerator) -> None:
+        super().__init__(config, config.few_steps, icons, accelerator)
+        self._unconditional = self.model.tokens([""]).to(self._device)
 
     def loss(self, step: int) -> Tensor:
         """The mean squared error of the velocity that leads in one step to where the teacher comes."""
@@ -79,7 +80,7 @@ def main(words: list[str]) -> int:
         changed = config.few_steps.model_copy(update={"samples": options.samples})
         config = config.model_copy(update={"few_steps": changed})
     config = lora.on_finished(config, options.base, config.few_steps).model_copy(update={"caption_dropout": 0.0})
-    trainer = FewStepsTrainer(config, lora.icons_of(config, options.cache), run.best_device())
+    trainer = FewStepsTrainer(config, lora.icons_of(config, options.cache), run.accelerator())
     steps = config.few_steps.steps
     return lora.learn(
         trainer, config, options.run, f"{steps}-steps", f"For {steps} steps of Euler, trailing, with guidance 1."

@@ -1,4 +1,5 @@
-"""Train the starter image model: ``python -m training.image [--config training/full.toml] [--detach]``.
+"""Train the starter image model: ``python -m training.image [--config training/full.toml] [--detach]``, or on several
+GPUs ``accelerate launch --num_processes 4 -m training.image``, which share each step's samples.
 
 It says first what it will cost. It can be ended at any time (Ctrl-C, SIGTERM, a power cut) and goes on when it is
 started again, with the very same result: every step's pictures and noise depend on the step's number alone.
@@ -12,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from training import checkpoint, model, run
@@ -34,17 +36,23 @@ class Source(Protocol):
 
 
 class ImageTrainer:
-    def __init__(self, config: ImageConfig, icons: list[Icon], device: torch.device) -> None:
+    def __init__(self, config: ImageConfig, icons: list[Icon], accelerator: Accelerator) -> None:
+        if config.batch % accelerator.num_processes:
+            raise ValueError(
+                f"A batch of {config.batch} cannot be shared equally by {accelerator.num_processes} processes; "
+                "choose another batch or another number of processes."
+            )
         self.batch = config.batch
+        self._places = range(accelerator.process_index, config.batch, accelerator.num_processes)
         self._config = config
-        self._device = device
+        self._device = accelerator.device
         self._composer: Source = Composer(icons, config.size, config.mixture, config.seed)
         self.model = self._model()
         for module in (self.model.trained, self.model.vae):
-            module.to(device)
+            module.to(accelerator.device)
         self.model.vae.requires_grad_(False).eval()
-        self.learner = Learner(self.model.trained.train(), config.schedule)
-        signal = model.noise_schedule().alphas_cumprod.to(device)
+        self.learner = Learner(self.model.trained.train(), config.schedule, accelerator)
+        signal = model.noise_schedule().alphas_cumprod.to(accelerator.device)
         self._alpha, self._sigma = signal.sqrt(), (1 - signal).sqrt()
 
     def _model(self) -> StarterModel:
@@ -68,17 +76,17 @@ class ImageTrainer:
         return error.mean()
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Latents, token ids, timesteps and noise of a step."""
-        first = step * self.batch
-        samples = [self._composer.sample(first + place) for place in range(self.batch)]
+        """Latents, token ids, timesteps and noise of a step: of this process's share of its samples."""
+        samples = [self._composer.sample(step * self.batch + place) for place in self._places]
         generator = torch.Generator().manual_seed((self._config.seed << 32) + step)
-        dropped = torch.rand(len(samples), generator=generator) < self._config.caption_dropout
+        # Drawn for all, so that however many share a step it is the same.
+        dropped = torch.rand(self.batch, generator=generator)[self._places] < self._config.caption_dropout
         captions = ["" if drop else sample.caption for drop, sample in zip(dropped, samples, strict=True)]
         pictures = torch.from_numpy(np.stack([sample.pixels for sample in samples])).to(self._device)
         with self._arithmetic():
             latents = self.model.latents(pictures.permute(0, 3, 1, 2).float() / 127.5 - 1).float()
-        timesteps = torch.randint(0, len(self._alpha), (len(samples),), generator=generator)
-        noise = torch.randn(latents.shape, generator=generator)
+        timesteps = torch.randint(0, len(self._alpha), (self.batch,), generator=generator)[self._places]
+        noise = torch.randn((self.batch, *latents.shape[1:]), generator=generator)[self._places]
         on = self._device
         return latents, self.model.tokens(captions).to(on), timesteps.to(on), noise.to(on)
 
@@ -110,7 +118,7 @@ def main(words: list[str]) -> int:
         config = config.model_copy(update={"samples": options.samples})
     labels = STARTER if config.vocabulary == "starter" else None
     icons = load_icons(config.styles, config.size, options.cache, labels)
-    trainer = ImageTrainer(config, icons, run.best_device())
+    trainer = ImageTrainer(config, icons, run.accelerator())
     if options.export_only:
         state = checkpoint.newest(options.run / "checkpoints")
         if state is None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from pydantic import Field
 from safetensors import safe_open
@@ -66,18 +67,18 @@ class JudgeConfig(Noun):
 
 
 class JudgeTrainer:
-    def __init__(self, config: JudgeConfig, icons: Sequence[Icon], device: torch.device) -> None:
+    def __init__(self, config: JudgeConfig, icons: Sequence[Icon], accelerator: Accelerator) -> None:
         self.batch = config.batch
         self._config = config
-        self._device = device
+        self._device = accelerator.device
         of_style = ([icon for icon in icons if icon.style == style] for style in config.styles)
         self._composers = [Composer(each, SIZE, config.mixture, config.seed, everything=True) for each in of_style]
-        self._eye = Eye().to(device)
+        self._eye = Eye().to(self._device)
         self._captions: list[str] = []
         self._fields: list[Tensor] = []
         torch.manual_seed(config.seed)
-        self.matcher = Matcher(self._vocabulary(), config.width, config.hidden, config.dropout).to(device)
-        self.learner = Learner(self.matcher.train(), config.schedule)
+        self.matcher = Matcher(self._vocabulary(), config.width, config.hidden, config.dropout).to(self._device)
+        self.learner = Learner(self.matcher.train(), config.schedule, accelerator)
 
     def _vocabulary(self) -> list[str]:
         """The words of all nouns and of a few hundred captions."""
@@ -211,7 +212,7 @@ def main(arguments: list[str]) -> int:
     config = read(options.config)
     if options.samples:
         config = config.model_copy(update={"samples": options.samples})
-    trainer = JudgeTrainer(config, load_icons(config.styles, SIZE, options.cache, STARTER), run.best_device())
+    trainer = JudgeTrainer(config, load_icons(config.styles, SIZE, options.cache, STARTER), run.accelerator())
     stop = run.Stop().listen()
     if not trainer.look(options.run / "seen", stop):
         return 0

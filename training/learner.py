@@ -1,6 +1,6 @@
 """What learns, whatever is learned: weights, AdamW, a learning rate that warms up, holds and falls, a moving average.
 
->>> learner = Learner(module, Schedule(steps=1000, learning_rate=3e-4))
+>>> learner = Learner(module, Schedule(steps=1000, learning_rate=3e-4), Accelerator())
 >>> learner.take(loss)                      # one step down
 >>> with learner.averaged(): draw(module)   # the module has its averaged weights here
 """
@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from training.checkpoint import State
@@ -35,9 +36,14 @@ class Schedule:
 
 
 class Learner:
-    """Of the module's weights those learn that require a gradient."""
+    """Of the module's weights those learn that require a gradient.
 
-    def __init__(self, module: nn.Module, schedule: Schedule) -> None:
+    Where the ``accelerator`` is one of several processes, each takes the loss of its own samples, and all of them the
+    same step: that of the mean.
+    """
+
+    def __init__(self, module: nn.Module, schedule: Schedule, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
         self.schedule = schedule
         self.step = 0
         learned = [(name, weight) for name, weight in module.named_parameters() if weight.requires_grad]
@@ -52,12 +58,20 @@ class Learner:
         for group in self._optimizer.param_groups:
             group["lr"] = self.schedule.rate(self.step)
         self._optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.weights, 1.0)
+        self.accelerator.backward(loss)
+        if self.accelerator.num_processes > 1:
+            self._share()
+        self.accelerator.clip_grad_norm_(self.weights, 1.0)
         self._optimizer.step()
         self.step += 1
         decay = min(self.schedule.ema, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(self._average, [weight.detach() for weight in self.weights], 1 - decay)
+
+    def _share(self) -> None:
+        told = [weight for weight in self.weights if weight.grad is not None]
+        means = self.accelerator.reduce([weight.grad for weight in told], "mean")
+        for weight, mean in zip(told, means, strict=True):
+            weight.grad = mean
 
     def rehearse(self, loss: Tensor) -> None:
         """The work of a step without its effect, to be timed."""

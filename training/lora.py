@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from diffusers import UNet2DConditionModel
 from peft import LoraConfig as PeftConfig
 from peft.tuners.lora import LoraLayer
@@ -33,11 +34,11 @@ LAYERS = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.p
 class LoraTrainer(ImageTrainer):
     """Trains an adapter; the model itself stays what it is."""
 
-    def __init__(self, config: ImageConfig, lora: LoraConfig, icons: list[Icon], device: torch.device) -> None:
-        super().__init__(config, icons, device)
+    def __init__(self, config: ImageConfig, lora: LoraConfig, icons: list[Icon], accelerator: Accelerator) -> None:
+        super().__init__(config, icons, accelerator)
         trained = self.model.trained.requires_grad_(False)
         attach(self.model.unet, lora.rank)
-        self.learner = Learner(trained.train(), lora.schedule)
+        self.learner = Learner(trained.train(), lora.schedule, accelerator)
 
 
 def on_finished(config: ImageConfig, base: Path, lora: LoraConfig) -> ImageConfig:

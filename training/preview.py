@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from diffusers import AutoencoderTiny
 from PIL import Image
 from torch import Tensor
@@ -31,13 +32,13 @@ MEASURED = 256
 
 
 class PreviewTrainer:
-    def __init__(self, config: ImageConfig, icons: list[Icon], device: torch.device) -> None:
-        teacher = load_teacher(config, device)
+    def __init__(self, config: ImageConfig, icons: list[Icon], accelerator: Accelerator) -> None:
+        teacher = load_teacher(config, accelerator.device)
         if teacher is None:
             raise ValueError("[autoencoder] names no teacher, whose latents are to be drawn from; name one.")
         self._teacher = teacher
         self._jitter = config.autoencoder.jitter
-        self._device = device
+        self._device = accelerator.device
         self.batch = config.preview.batch
         self._composer = Composer(icons, config.size, config.mixture, config.seed)
         torch.manual_seed(config.seed)
@@ -48,9 +49,9 @@ class PreviewTrainer:
             num_encoder_blocks=(0, *(1,) * (levels - 1)),
             num_decoder_blocks=(*(1,) * (levels - 1), 0),
             scaling_factor=teacher.config.scaling_factor,
-        ).to(device)
+        ).to(self._device)
         self.vae.encoder.requires_grad_(False)
-        self.learner = Learner(self.vae.train(), config.preview.schedule)
+        self.learner = Learner(self.vae.train(), config.preview.schedule, accelerator)
 
     def loss(self, step: int) -> Tensor:
         """What differs from the picture, in colour and at edges."""
@@ -95,7 +96,7 @@ def main(words: list[str]) -> int:
         shorter = config.preview.model_copy(update={"samples": options.samples})
         config = config.model_copy(update={"preview": shorter})
     labels = STARTER if config.vocabulary == "starter" else None
-    trainer = PreviewTrainer(config, load_icons(config.styles, config.size, options.cache, labels), run.best_device())
+    trainer = PreviewTrainer(config, load_icons(config.styles, config.size, options.cache, labels), run.accelerator())
     run.begin(trainer, options.run)
     stop = run.Stop().listen()
     if not run.complete(trainer, options.run, stop, config.checkpoint_minutes, config.sheet_every):

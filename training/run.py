@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 import torch
+from accelerate import Accelerator
 
 from illustrious.system import apart, stop_signals
 from training import checkpoint
@@ -25,7 +26,8 @@ log = logging.getLogger("training")
 
 
 class Trainer(Protocol):
-    """``batch``: samples a step. ``loss(step)`` depends on the weights and the step's number alone."""
+    """``batch``: samples a step. ``loss(step)`` depends on the weights and the step's number alone, and where several
+    processes share the work, on which of them this is."""
 
     learner: Learner
     batch: int
@@ -59,14 +61,17 @@ def train(
 ) -> Iterator[float]:
     """Every step's loss, until the schedule's end or until an end is asked for. Saves as it goes, and at either end."""
     learner, steps = trainer.learner, trainer.learner.schedule.steps
+    is_main = learner.accelerator.is_main_process  # the others only compute
     saved = begun = time.monotonic()
     first, smooth = learner.step, None
-    while learner.step < steps and not stop:
+    while learner.step < steps and not _anywhere(bool(stop), learner.accelerator):
         found = trainer.loss(learner.step)
         learner.take(found)
         loss = found.item()
         smooth = loss if smooth is None else 0.98 * smooth + 0.02 * loss
         yield loss
+        if not is_main:
+            continue
         seen = learner.step * trainer.batch
         if learner.step % 50 == 0:
             rate = (learner.step - first) * trainer.batch / (time.monotonic() - begun)
@@ -81,7 +86,15 @@ def train(
         if seen // sheet_every > (seen - trainer.batch) // sheet_every:
             with learner.averaged():
                 trainer.show(folder / "sheets" / f"{seen:08d}.png")
-    checkpoint.save(folder / "checkpoints", learner.state())
+    if is_main:
+        checkpoint.save(folder / "checkpoints", learner.state())
+
+
+def _anywhere(asked: bool, accelerator: Accelerator) -> bool:
+    """An end was asked for in one of the processes: all of them end after the same step."""
+    if accelerator.num_processes == 1:
+        return asked
+    return bool(accelerator.reduce(torch.tensor(float(asked), device=accelerator.device), "sum") > 0)
 
 
 def begin(trainer: Trainer, folder: Path) -> None:
@@ -91,7 +104,9 @@ def begin(trainer: Trainer, folder: Path) -> None:
     if state:
         learner.resume(state)
         log.info("going on from step %d", state.step)
-    seconds = timed(lambda: learner.rehearse(trainer.loss(learner.step)))
+    if not learner.accelerator.is_main_process:
+        return
+    seconds = timed(lambda: learner.rehearse(trainer.loss(learner.step))) / learner.accelerator.num_processes
     parameters = sum(weight.numel() for weight in learner.weights)
     left = learner.schedule.steps - learner.step
     log.info(
@@ -107,13 +122,13 @@ def begin(trainer: Trainer, folder: Path) -> None:
 
 
 def complete(trainer: Trainer, folder: Path, stop: Stop, checkpoint_minutes: float, sheet_every: int) -> bool:
-    """Train to the end; false when an end was asked for before."""
+    """Train to the end; false when an end was asked for before, and where another process writes the result."""
     for _ in train(trainer, folder, stop, checkpoint_minutes, sheet_every):
         pass
     if trainer.learner.step < trainer.learner.schedule.steps:
         log.info("ended after %d steps, saved; the same command goes on from here", trainer.learner.step)
         return False
-    return True
+    return trainer.learner.accelerator.is_main_process
 
 
 def arguments(description: str, folder: Path) -> argparse.ArgumentParser:
@@ -158,8 +173,9 @@ def detach(module: str, words: list[str], folder: Path) -> int:
     return child.pid
 
 
-def best_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def accelerator() -> Accelerator:
+    """On the GPU where there is one; one of several processes where it was started as such."""
+    return Accelerator(cpu=not torch.cuda.is_available())  # unless told, it sees no other processes on processors
 
 
 def timed(step: Callable[[], object], repeats: int = 3) -> float:

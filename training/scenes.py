@@ -338,17 +338,16 @@ SCENES: dict[str, Callable[[Brush, Random], str]] = {
 
 @dataclass(frozen=True)
 class Hair:
-    """An icon whose hair is drawn in one colour in its SVG, so that it can be dyed without painting the face."""
+    """An icon whose hair is of one colour, so that it can be dyed without painting the face."""
 
     label: str
-    fill: str
     nouns: tuple[str, ...]
 
 
 HAIR = (
-    Hair("girl", "#ffac33", ("a girl", "anime girl", "girl", "a young girl")),
-    Hair("woman", "#ffac33", ("a woman", "a girl", "anime girl", "a lady")),
-    Hair("princess", "#ffac33", ("a princess", "anime princess")),
+    Hair("girl", ("a girl", "anime girl", "girl", "a young girl")),
+    Hair("woman", ("a woman", "a girl", "anime girl", "a lady")),
+    Hair("princess", ("a princess", "anime princess")),
 )
 
 HAIR_COLOURS: dict[str, Colour] = {
@@ -358,3 +357,10 @@ HAIR_COLOURS: dict[str, Colour] = {
     "fluent-flat": (125, 69, 51),
 }
 """sRGB of the hair of these icons in each style. In the other styles it has several colours, and is not dyed."""
+
+
+def dyed(pixels: Pixels, style: str, colour: Colour) -> Pixels:
+    """(height, width, 4) of one of these icons with other hair. The skin is lighter and keeps its colour."""
+    changed = pixels.copy()
+    changed[np.abs(pixels[..., :3].astype(int) - HAIR_COLOURS[style]).sum(axis=-1) < 75, :3] = colour
+    return changed

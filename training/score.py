@@ -233,7 +233,7 @@ def main(words: list[str]) -> int:
     columns = {"true pictures": scorer.figures(again)}
     for folder in options.folders:
         log.info("drawing %d pictures with %s", len(prompts), folder)
-        pictures = drawn(folder, prompts, run.best_device())
+        pictures = drawn(folder, prompts, run.accelerator().device)
         small = [reduced(picture) for picture in pictures]
         columns[folder.name] = scorer.figures(small)
         keep(options.run / folder.name, pictures, [one for found in scorer.answers(small).values() for one in found])

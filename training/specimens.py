@@ -24,7 +24,7 @@ from training.colours import COLOURS, main_colour, nearest, painted
 from training.compose import COUNT_LAYOUTS, COUNTS, PAINTS, held_out
 from training.concepts import FULL_SQUARE, STARTER
 from training.icons import Icon, Pixels
-from training.scenes import HAIR, SCENES, Brush, in_a_place
+from training.scenes import HAIR, HAIR_COLOURS, SCENES, Brush, dyed, in_a_place
 
 Random = np.random.Generator
 T = TypeVar("T")
@@ -115,6 +115,7 @@ class Specimens:
         self._size = size
         self._shares = shares
         self._seed = seed
+        self._names = names
         self._unseen = unseen
         self._paintable = frozenset(paintable)
         self._drawings: dict[str, dict[str, list[Icon]]] = defaultdict(lambda: defaultdict(list))
@@ -127,8 +128,9 @@ class Specimens:
         starter = {names[label] for label in STARTER if label in names}
         self._starter = [thing for thing in self.things if thing in starter]
         self._scenic = [style for style, have in self._styles.items() if have.keys() >= SCENE_ICONS]
-        dyed = [(hair, style) for hair in HAIR for style in self._styles if hair.label in self._styles[style]]
-        self._dyed = [(names[hair.label], hair.fill, self._styles[style][hair.label]) for hair, style in dyed]
+        self._dyeable = [
+            (hair.label, style) for hair in HAIR for style in HAIR_COLOURS if hair.label in self._styles.get(style, ())
+        ]
         kinds = {kind: odds for kind, odds in shares.kinds.items() if odds > 0 and self._possible(kind)}
         self._kinds = list(kinds)
         self._odds = np.array(list(kinds.values())) / sum(kinds.values())
@@ -149,7 +151,7 @@ class Specimens:
         return made
 
     def _possible(self, kind: str) -> bool:
-        return {"scene": bool(self._scenic), "hair": bool(self._dyed)}.get(kind, True)
+        return {"scene": bool(self._scenic), "hair": bool(self._dyeable)}.get(kind, True)
 
     def _allowed(self, *combination: str) -> bool:
         return held_out(*combination) == self._unseen
@@ -206,11 +208,12 @@ class Specimens:
         return Specimen(brush.finished(), Truth((thing,), colour, SEVERAL, "one"))
 
     def _hair(self, random: Random) -> Specimen:
-        thing, fill, pixels = self._dyed[int(random.integers(len(self._dyed)))]
+        label, style = self._dyeable[int(random.integers(len(self._dyeable)))]
         colour = _one(random, PAINTS)
         ground, word = self._ground(random, "", colour)
-        placed = [(_dye(pixels, fill, COLOURS[colour]), (0.5, 0.5), random.uniform(0.85, 1.0))]
-        return Specimen(_placed(ground, placed, random), Truth((thing,), None, word, "one"))
+        icon = dyed(self._styles[style][label], style, COLOURS[colour])
+        placed = [(icon, (0.5, 0.5), random.uniform(0.85, 1.0))]
+        return Specimen(_placed(ground, placed, random), Truth((self._names[label],), None, word, "one"))
 
     def _scene(self, random: Random) -> Specimen:
         brush = Brush(self._size, self._styles[_one(random, self._scenic)])
@@ -367,14 +370,6 @@ def _placed(ground: Pixels, icons: Sequence[tuple[Pixels, tuple[float, float], f
             stamp = stamp.rotate(turn, Image.Resampling.BICUBIC)
         picture.paste(stamp, (round(x * size - wide / 2), round(y * size - high / 2)), stamp)
     return np.asarray(picture)
-
-
-def _dye(pixels: Pixels, fill: str, colour: tuple[int, int, int]) -> Pixels:
-    """What is drawn in ``fill`` (#rrggbb), or nearly, in another colour."""
-    wanted = [int(fill[place : place + 2], 16) for place in (1, 3, 5)]
-    dyed = pixels.copy()
-    dyed[np.abs(pixels[..., :3].astype(int) - wanted).sum(axis=-1) < 75, :3] = colour
-    return dyed
 
 
 def _near(random: Random, centre: tuple[float, float]) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
+from accelerate import Accelerator
 
 from illustrious.vision.facts import oklab
 from training import lora, run
@@ -53,8 +53,8 @@ class MadeOver:
 
 
 class StyleTrainer(lora.LoraTrainer):
-    def __init__(self, config: ImageConfig, icons: list[Icon], device: torch.device) -> None:
-        super().__init__(config, config.style, icons, device)
+    def __init__(self, config: ImageConfig, icons: list[Icon], accelerator: Accelerator) -> None:
+        super().__init__(config, config.style, icons, accelerator)
         self._composer = MadeOver(self._composer, LOOKS[config.style.name])
 
 
@@ -68,7 +68,7 @@ def main(words: list[str]) -> int:
     if options.samples:
         config = config.model_copy(update={"style": config.style.model_copy(update={"samples": options.samples})})
     config = lora.on_finished(config, options.base, config.style)
-    trainer = StyleTrainer(config, lora.icons_of(config, options.cache), run.best_device())
+    trainer = StyleTrainer(config, lora.icons_of(config, options.cache), run.accelerator())
     name = config.style.name
     return lora.learn(trainer, config, options.run, name, f"Draws in {name}, at weights from 0.5 to 1.")
 

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-import torch
+from accelerate import Accelerator
 from training.export import export
 from training.image import ImageTrainer
 
@@ -12,5 +12,5 @@ from tests.training import tiny
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished model, untrained."""
     folder = tmp_path_factory.mktemp("base")
-    export(ImageTrainer(tiny.config(folder), tiny.icons(), torch.device("cpu")).model, folder / "model")
+    export(ImageTrainer(tiny.config(folder), tiny.icons(), Accelerator(cpu=True)).model, folder / "model")
     return folder / "model"

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from diffusers import AutoencoderKL, AutoencoderTiny
 from training.autoencoder import AutoencoderTrainer, finish
 from training.config import AutoencoderConfig
@@ -14,7 +15,7 @@ def test_it_learns_to_rebuild_pictures_and_writes_latents_of_deviation_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("training.autoencoder.MEASURED", 64)
-    trainer = AutoencoderTrainer(tiny.config(tmp_path, steps=90), tiny.icons(), torch.device("cpu"))
+    trainer = AutoencoderTrainer(tiny.config(tmp_path, steps=90), tiny.icons(), Accelerator(cpu=True))
     _, before = trainer.measure()
     for _ in train(trainer, tmp_path / "run", Stop()):
         pass
@@ -42,7 +43,7 @@ def test_with_a_teacher_it_has_the_teachers_latents_and_draws_larger(tmp_path: P
             ),
         }
     )
-    trainer = AutoencoderTrainer(config, tiny.icons(2 * tiny.SIZE), torch.device("cpu"))
+    trainer = AutoencoderTrainer(config, tiny.icons(2 * tiny.SIZE), Accelerator(cpu=True))
     pictures = trainer._pictures(1 << 40, 16)
 
     def distance() -> float:

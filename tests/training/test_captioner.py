@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from training.captioner import CaptionerTrainer, Material, Recipe, finish, read, temperature
 from training.icons import Icon
 from training.run import Stop, train
@@ -17,7 +18,7 @@ from illustrious.vision.drawing import is_said
 from tests.training import tiny
 from training import checkpoint
 
-CPU = torch.device("cpu")
+CPU = Accelerator(cpu=True)
 NAMES = {"red apple": "apple", "house": "house", "frog": "frog"}
 KINDS = {"red apple": "something to eat", "house": "a building", "frog": "an animal"}
 

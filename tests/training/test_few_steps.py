@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from diffusers import DDIMScheduler
 from training.config import FewStepsConfig, ImageConfig
 from training.few_steps import FewStepsTrainer
@@ -13,7 +14,7 @@ from training.run import Stop, train
 
 from tests.training import tiny
 
-CPU = torch.device("cpu")
+CPU = Accelerator(cpu=True)
 
 
 def trainer(base: Path, steps: int = 4, **changes: float) -> FewStepsTrainer:

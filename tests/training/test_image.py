@@ -1,13 +1,20 @@
 """The whole recipe in small: random weights, three shapes for icons, 16 pixels."""
 
 import hashlib
+import os
+import subprocess
+import sys
 import tomllib
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from pydantic import ValidationError
 from torch import Tensor
@@ -21,7 +28,7 @@ from transformers import CLIPTokenizer
 from tests.training import tiny
 from training import checkpoint, model
 
-CPU = torch.device("cpu")
+CPU = Accelerator(cpu=True)
 RECIPES = ("starter", "full")
 
 
@@ -51,6 +58,36 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one_to_the_bit(tmp_path: Pa
     expected, found = states_of(whole), states_of(resumed)
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_two_processes_share_a_step_and_learn_what_one_does(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    words += ["-m", "tests.training.shared", str(tmp_path)]  # accelerate's own launcher starts several on GPUs alone
+    made = subprocess.run(
+        words, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert made.returncode == 0, made.stderr
+    assert (tmp_path / "done").read_text() == "2"
+    alone = trainer(tmp_path)
+    before = learned(states_of(alone))
+    list(train(alone, tmp_path / "alone", Stop()))
+    shared = checkpoint.newest(tmp_path / "run" / "checkpoints")
+    assert shared is not None
+    assert shared.step == 4
+    after = learned(states_of(alone))
+    # Sums in another order; half of the samples alone would lead elsewhere by more than the whole way.
+    assert (learned(shared.tensors) - after).norm() < 0.02 * (after - before).norm()
+
+
+def learned(tensors: Mapping[str, Tensor]) -> Tensor:
+    """All weights in a row."""
+    return torch.cat([tensors[name].flatten() for name in sorted(tensors) if name.startswith("weights.")])
+
+
+def test_a_batch_that_processes_cannot_share_equally_is_refused(tmp_path: Path) -> None:
+    three = SimpleNamespace(num_processes=3, process_index=0, device=torch.device("cpu"))
+    with pytest.raises(ValueError, match="batch of 4 cannot be shared equally by 3 processes"):
+        ImageTrainer(tiny.config(tmp_path), tiny.icons(), cast("Accelerator", three))
 
 
 def test_a_run_asked_to_end_saves_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

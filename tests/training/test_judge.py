@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from training.judge import JudgeConfig, JudgeTrainer, disturbed, finish, read
 from training.matcher import JUDGE, Judge, seen
 from training.run import Stop, train
@@ -9,7 +10,7 @@ from training.run import Stop, train
 from tests.training import tiny
 from training import config
 
-CPU = torch.device("cpu")
+CPU = Accelerator(cpu=True)
 SMALL = JudgeConfig(styles=("twemoji",), width=16, hidden=32, pictures=120, samples=40 * 90, batch=40)
 
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import nn
 from training.checkpoint import State
 from training.learner import Learner, Schedule
@@ -16,7 +17,7 @@ def test_the_learning_rate_warms_up_holds_and_falls() -> None:
 def test_the_average_is_in_force_only_while_it_is_asked_for() -> None:
     module = nn.Linear(1, 1, bias=False)
     nn.init.ones_(module.weight)
-    learner = Learner(module, Schedule(steps=10, learning_rate=0.1, warmup=0))
+    learner = Learner(module, Schedule(steps=10, learning_rate=0.1, warmup=0), Accelerator(cpu=True))
     for _ in range(3):
         learner.take(module(torch.ones(1, 1)).square().sum())
     learned = module.weight.item()
@@ -26,6 +27,6 @@ def test_the_average_is_in_force_only_while_it_is_asked_for() -> None:
 
 
 def test_the_state_of_another_model_is_refused() -> None:
-    learner = Learner(nn.Linear(2, 2), Schedule(steps=1, learning_rate=0.1))
+    learner = Learner(nn.Linear(2, 2), Schedule(steps=1, learning_rate=0.1), Accelerator(cpu=True))
     with pytest.raises(ValueError, match="another --run folder"):
         learner.resume(State(1, {"weights.other": torch.zeros(1)}))

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from safetensors import safe_open
 from training.config import ImageConfig, StyleConfig
@@ -9,7 +10,7 @@ from training.run import Stop, train
 
 from tests.training import tiny
 
-CPU = torch.device("cpu")
+CPU = Accelerator(cpu=True)
 
 
 def recipe(base: Path, steps: int) -> ImageConfig:

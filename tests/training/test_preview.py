@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from diffusers import AutoencoderTiny
 from training.config import AutoencoderConfig, ImageConfig, PreviewConfig
 from training.preview import PreviewTrainer
@@ -9,7 +10,7 @@ from training.run import Stop, train
 
 from tests.training import tiny
 
-CPU = torch.device("cpu")
+CPU = Accelerator(cpu=True)
 
 
 def recipe(teacher: Path | None) -> ImageConfig:

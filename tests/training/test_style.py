@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import numpy as np
-import torch
+from accelerate import Accelerator
 from training.compose import Composer
 from training.style import PAPER, StyleTrainer, ink
 
@@ -24,7 +24,7 @@ def test_ink_is_lines_and_greys_on_paper() -> None:
 
 def test_all_it_learns_from_has_the_look_and_the_captions_do_not_say_so(base: Path) -> None:
     config = recipe(base, steps=4)
-    trainer = StyleTrainer(config, tiny.icons(), torch.device("cpu"))
+    trainer = StyleTrainer(config, tiny.icons(), Accelerator(cpu=True))
     plain = Composer(tiny.icons(), config.size, config.mixture, config.seed)
     for number in range(20):
         made, before = trainer._composer.sample(number), plain.sample(number)
