@@ -6,7 +6,8 @@ One step of both halves of the starter's, in float32 and, where the processor mu
 ``--full`` that of SDXL with random weights, for a picture of 256×256, in bfloat16 alone. All take turns, so that a busy
 machine is busy for all; times are the processor's own. Printed are medians of ratios to the first, which is eager, with
 the interval that holds the middle half of the rounds, the seconds until a runtime could begin, and the distance of
-its answer from the first's: the largest difference over the largest value.
+its answer from the first's: the largest difference over the largest value. Random weights enlarge rounding so much that
+with ``--full`` it says nothing.
 
 Inductor needs a C++ compiler. ONNX Runtime and OpenVINO are no part of the studio; what is not there is left out, with
 a line that says so. To try them, put them into a folder of their own:
