@@ -247,7 +247,7 @@ class Analysis(Noun):
 
 class BackendStatus(Noun):
     """What one backend can do now. ``reason`` says why not, with the remedy, when not available. ``progress`` is how
-    far it has loaded, 0 … 1, where that is known."""
+    far it has loaded, 0 … 1, where that is known. ``warnings`` are what went wrong and costs time, no answer."""
 
     name: str
     available: bool
@@ -260,6 +260,7 @@ class BackendStatus(Noun):
     context_length: int | None = None
     vision: bool = False
     pid: int | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class WorkerProcess(Noun):

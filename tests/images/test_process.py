@@ -10,9 +10,11 @@ import psutil
 import pytest
 
 from illustrious.errors import Unavailable, WorkerDied
-from illustrious.images import Done, EngineOptions, Step
+from illustrious.images import Done, EngineOptions, Event, Ready, Step, Warned
+from illustrious.images import process as process_module
 from illustrious.images.fake import draw_all
 from illustrious.images.process import ImageWorker, decode, encode
+from illustrious.process import Child, Message
 from illustrious.types import ImageRequest
 from tests import tiny
 
@@ -126,6 +128,36 @@ async def test_it_tells_which_models_its_child_holds(tmp_path: Path) -> None:
     finally:
         await worker.close()
     assert worker.held == {}
+
+
+class Telling(Child):
+    """A child that says only what it is given to say, and stays until it is stopped."""
+
+    says: tuple[Event, ...] = ()
+
+    def start(self) -> None:
+        self._is_stopped = asyncio.Event()
+
+    async def messages(self) -> AsyncIterator[Message]:
+        for event in self.says:
+            yield encode(event)
+        await self._is_stopped.wait()
+
+
+async def test_it_tells_what_went_wrong_with_its_models_and_costs_no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    ready = Ready(model="m", family="sdxl", device="cuda:0", backend="cuda", dtype="bfloat16", width=8, height=8)
+    monkeypatch.setattr(Telling, "says", (ready, Warned(warnings=("m: No compiler. Install one.",))))
+    monkeypatch.setattr(process_module, "Child", Telling)
+    worker = ImageWorker("sdxl", EngineOptions())
+    assert worker.status().warnings == ()
+    await worker.start()
+    try:
+        await worker.wait_until_loaded()
+        assert worker.status().warnings == ("m: No compiler. Install one.",)
+        assert worker.status().available
+    finally:
+        await worker.close()
+    assert worker.status().warnings == ()
 
 
 async def test_it_tells_the_memory_its_child_takes(worker: ImageWorker) -> None:

@@ -85,6 +85,14 @@ class Held(Noun):
     models: dict[str, str]
 
 
+class Warned(Noun):
+    """What its user should know of the models in memory, from now on: what went wrong and costs time, no picture. An
+    engine with nothing to say need not say so."""
+
+    kind: Literal["warned"] = "warned"
+    warnings: tuple[str, ...]
+
+
 class Unloadable(Noun):
     """The model cannot be loaded; ``reason`` is for the user. The engine ends after this."""
 
@@ -121,7 +129,7 @@ class Failed(Noun):
 
 
 Command = Admit | Cancel | Stop
-Event = Loading | Ready | Held | Unloadable | Step | Done | Failed
+Event = Loading | Ready | Held | Warned | Unloadable | Step | Done | Failed
 
 
 class Inbox(Protocol):

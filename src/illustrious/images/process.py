@@ -30,6 +30,7 @@ from illustrious.images import (
     Ready,
     Step,
     Unloadable,
+    Warned,
 )
 from illustrious.process import Child, Memory, Message, MessageInbox
 from illustrious.registry import find
@@ -135,6 +136,7 @@ class ImageWorker:
         self._child: Child | None = None
         self._ready: Ready | None = None
         self._held: dict[str, str] = {}
+        self._warnings: tuple[str, ...] = ()
         self._loading = 0.0
         self._reason: str | None = None
         self._settled = asyncio.Event()
@@ -193,6 +195,7 @@ class ImageWorker:
             device=ready.device if ready else None,
             note=ready.note if ready else None,
             reason=self._reason,
+            warnings=self._warnings if ready else (),
         )
 
     async def start(self) -> None:
@@ -323,10 +326,13 @@ class ImageWorker:
             case Ready():
                 self._ready = event
                 self._held = {event.model: event.device}
+                self._warnings = ()
                 self._settled.set()
                 self.on_change()
             case Held(models=models):
                 self._held = models
+            case Warned(warnings=warnings):
+                self._warnings = warnings
             case Unloadable(reason=reason):
                 self._give_up(reason)
             case Step(job_id=job_id):

@@ -11,13 +11,17 @@ import pytest
 import torch
 from torch._dynamo.exc import FailOnRecompileLimitHit
 
-from illustrious.images import Done
+from illustrious.images import Admit, Done, EngineOptions, Warned
+from illustrious.images.diffusion import SDXLEngine
+from illustrious.images.diffusion import model as model_module
 from illustrious.images.diffusion.adapters import WeightedLora
 from illustrious.images.diffusion.compiled import CompiledUNet, graph, twin
 from illustrious.images.diffusion.model import Model
+from illustrious.images.diffusion.placement import Placement
 from illustrious.images.diffusion.shortcuts import Parts, forward
 from illustrious.types import ImageRequest, Lora
 from tests import tiny_lora
+from tests.images.diffusion.conftest import Script
 from tests.images.diffusion.drawing import loaded
 from tests.images.diffusion.test_loop import drawn, looped, pictures
 from tests.images.diffusion.test_shortcuts import given
@@ -180,3 +184,28 @@ def test_what_is_exact_or_worn_or_moved_away_is_drawn_without(model: Model, tmp_
 def test_a_cpu_compiles_nothing(model: Model) -> None:
     assert model.compiled is None
     assert replace(model.placement, device=torch.device("cuda")).compiles
+
+
+def test_an_engine_tells_of_a_failed_compiler_even_when_nobody_asks_for_anything(
+    single_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It fails after the picture is done."""
+    is_done = threading.Event()
+
+    def no_compiler_in_time(parts: Parts) -> Parts:
+        assert is_done.wait(60)
+        return no_compiler(parts)
+
+    monkeypatch.setattr(Placement, "compiles", True)
+    monkeypatch.setattr(Placement, "rounds", False)
+    monkeypatch.setattr(model_module, "CompiledUNet", partial(CompiledUNet, compiler=no_compiler_in_time))
+    engine = SDXLEngine(EngineOptions(model=str(single_file), device="cpu"))
+    told = []
+    for event in engine.run(Script(Admit(job_id="1", request=RED))):
+        told.append(event)
+        if isinstance(event, Done):
+            is_done.set()
+    done, warned = told[-2:]
+    assert isinstance(done, Done)
+    assert isinstance(warned, Warned)
+    assert warned.warnings[0].startswith("tiny: The model could not be compiled")

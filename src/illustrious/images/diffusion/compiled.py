@@ -46,14 +46,15 @@ def graph(parts: Parts, backend: str = "inductor") -> Parts:
 
 
 class CompiledUNet:
-    """``shortcuts.forward`` of ``unet``, by a graph for every shape that has one by now."""
+    """``shortcuts.forward`` of ``unet``, by a graph for every shape that has one by now. ``problem`` is why there
+    is none, and will be none."""
 
     def __init__(self, unet: Any, compiler: Callable[[Parts], Parts] = graph) -> None:
         self._unet = unet
         self._compiler = compiler
         self._graphs: dict[Hashable, Parts] = {}
         self._under_way: threading.Thread | None = None
-        self._problem: str | None = None
+        self.problem: str | None = None
         self._is_told = False
         self._is_retired = False
 
@@ -75,20 +76,24 @@ class CompiledUNet:
 
     def news(self) -> list[str]:
         """What its user should know, once."""
-        if self._problem is None or self._is_told:
+        if self.problem is None or self._is_told:
             return []
         self._is_told = True
-        return [self._problem]
+        return [self.problem]
 
     def retire(self) -> None:
         """From now on the eager UNet answers."""
         self._is_retired = True
         self._graphs = {}
 
-    def wait(self) -> None:
-        """Until nothing is compiled any more."""
+    @property
+    def is_compiling(self) -> bool:
+        return self._under_way is not None and self._under_way.is_alive()
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Until nothing is compiled any more, or for so long."""
         if self._under_way is not None:
-            self._under_way.join()
+            self._under_way.join(seconds)
 
     def _answered(self, given: dict[str, Any]) -> tuple[Tensor, Tensor]:
         shape = tuple((name, tuple(_shapes(value))) for name, value in given.items())
@@ -100,7 +105,7 @@ class CompiledUNet:
                 if isinstance(error, RuntimeError) and memory_ran_out(error):
                     raise
                 self._failed(error)
-        if self._may_draw and (self._under_way is None or not self._under_way.is_alive()):
+        if self._may_draw and not self.is_compiling:
             # One at a time; whichever shape is asked for next is the next.
             blank = {name: _blank(value) for name, value in given.items()}
             # A daemon: whoever stops the engine does not wait for a compiler.
@@ -110,7 +115,7 @@ class CompiledUNet:
 
     @property
     def _may_draw(self) -> bool:
-        return not self._is_retired and self._problem is None
+        return not self._is_retired and self.problem is None
 
     def _compile(self, shape: Hashable, blank: dict[str, Any]) -> None:
         try:
@@ -125,7 +130,7 @@ class CompiledUNet:
 
     def _failed(self, error: Exception) -> None:
         why = str(error).strip().split("\n")[0][:200]
-        self._problem = (
+        self.problem = (
             f"The model could not be compiled ({type(error).__name__}: {why}), so it draws as it is, which takes "
             "longer and changes nothing else. Update PyTorch, or install what is missing."
         )

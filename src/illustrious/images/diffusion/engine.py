@@ -21,6 +21,7 @@ from illustrious.images import (
     Ready,
     Stop,
     Unloadable,
+    Warned,
 )
 from illustrious.registry import registered
 from illustrious.types import ImageRequest
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 
 CAPACITY = 8
 """Jobs under way at a time: enough to fill the calls of the UNet, few enough to leave the rest to the queue."""
+
+
+MOMENT = 0.02
+"""Seconds to wait for a compiler, when there is nothing else to do, before looking at the inbox again."""
 
 
 @registered("sdxl")
@@ -79,18 +84,28 @@ class SDXLEngine:
 
 
 def _serve(loop: Loop, stock: Stock, inbox: Inbox, held: dict[str, str]) -> Iterator[Event]:
-    """Commands first, then the next turn. ``held`` is what was told to be in memory."""
+    """Commands first, then the next turn. ``held`` is what was told to be in memory.
+
+    While a compiler is at work it is looked at even when nobody asks for anything: that it failed is told at once.
+    """
+    warnings: tuple[str, ...] = ()
     while True:
+        compiling = stock.compiling if loop.is_idle else None
         if stock.held != held:
             held = stock.held
             yield Held(models=held)
-        match inbox.get(wait=loop.is_idle):
+        if stock.warnings != warnings:
+            warnings = stock.warnings
+            yield Warned(warnings=warnings)
+        match inbox.get(wait=loop.is_idle and compiling is None):
             case Stop():
                 return
             case Admit() as job:
                 loop.admit(job)
             case Cancel(job_id=job_id):
                 yield from loop.cancel(job_id)
+            case None if compiling is not None:
+                compiling.wait(MOMENT)
             case None:
                 yield from loop.turn()
 

@@ -97,6 +97,12 @@ class Model:
         return len(self._on_device) == 3 and not self.away
 
     @property
+    def problems(self) -> list[str]:
+        """What went wrong with what should make it faster."""
+        beside = (self.compiled, self.rounded)
+        return [own.problem for own in beside if own is not None and own.problem is not None]
+
+    @property
     def _parts(self) -> tuple[Any, ...]:
         first, second = self.text_encoders
         return first.model, second.model, self.vae, self.unet

@@ -19,16 +19,16 @@ SPARE = 1.5
 class RoundedUNet:
     """``shortcuts.forward`` of a copy of ``unet`` in bfloat16, made when it is asked first. Answers are float32.
 
-    Where main memory does not suffice for the copy, ``unet`` itself answers.
+    Where main memory does not suffice for the copy, ``unet`` itself answers, and ``problem`` says so.
     """
 
     def __init__(self, unet: Any) -> None:
         self._unet = unet
         self._copy: Any = None
-        self._problem: str | None = None
+        self.problem: str | None = None
 
     def __call__(self, **given: Any) -> tuple[Tensor, Tensor]:
-        if self._copy is None and self._problem is None:
+        if self._copy is None and self.problem is None:
             self._make()
         if self._copy is None:
             return forward(self._unet, **given)
@@ -39,13 +39,13 @@ class RoundedUNet:
 
     def news(self) -> list[str]:
         """What its user should know."""
-        return [] if self._problem is None else [self._problem]
+        return [] if self.problem is None else [self.problem]
 
     def _make(self) -> None:
         tensors = self._unet.state_dict()
         needed = sum(tensor.numel() for tensor in tensors.values()) * torch.bfloat16.itemsize
         if psutil.virtual_memory().available < needed * SPARE:
-            self._problem = (
+            self.problem = (
                 f"There was no room for a copy of the model in bfloat16 ({needed / 1e9:.1f} GB), so the picture took "
                 "longer. Close other programs, or choose a smaller model."
             )

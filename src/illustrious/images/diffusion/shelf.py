@@ -44,6 +44,11 @@ class Shelf:
         """What is in memory, the least recently used first, and whether it is on the device."""
         return {path: kept.is_on_device for path, kept in self._kept.items()}
 
+    @property
+    def models(self) -> dict[Path | None, Model]:
+        """The same, and what it is."""
+        return {path: kept.model for path, kept in self._kept.items()}
+
     def take(self, path: Path | None, busy: Collection[Model]) -> Model | None:
         """The model at ``path``, on the device; ``None`` when there is no room before one of the ``busy`` ones is done.
 

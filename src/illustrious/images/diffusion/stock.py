@@ -10,6 +10,7 @@ from illustrious.catalog.kinds import Kind
 from illustrious.catalog.library import STARTER, Library
 from illustrious.errors import EngineFailed, InvalidRequest, Unavailable
 from illustrious.images.diffusion.autoencoders import Autoencoders
+from illustrious.images.diffusion.compiled import CompiledUNet
 from illustrious.images.diffusion.denoise import Picture
 from illustrious.images.diffusion.draw import Surroundings
 from illustrious.images.diffusion.embeddings import Embeddings
@@ -75,6 +76,21 @@ class Stock:
         """The models in memory by the names that requests call them, and where: on the device or in main memory."""
         device = str(self._device)
         return {self._names[path]: device if is_there else "cpu" for path, is_there in self._shelf.warm.items()}
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What went wrong with the models in memory, and costs time."""
+        return tuple(
+            f"{self._names[path]}: {problem}"
+            for path, model in self._shelf.models.items()
+            for problem in model.problems
+        )
+
+    @property
+    def compiling(self) -> CompiledUNet | None:
+        """One that a compiler is at work for."""
+        beside = (model.compiled for model in self._shelf.models.values())
+        return next((compiled for compiled in beside if compiled is not None and compiled.is_compiling), None)
 
     def vae(self, model: Model, name: str) -> Any:
         """Raises ``InvalidRequest``."""
