@@ -30,7 +30,7 @@ from illustrious.gallery.store import Gallery
 from illustrious.gallery.table import Picture
 from illustrious.images import Ready
 from illustrious.images.process import ImageWorker
-from illustrious.jobs import Job, Priority, Submission
+from illustrious.jobs import Failure, Job, Priority, Submission
 from illustrious.jobs.runner import Runner
 from illustrious.journal import Journal
 from illustrious.metrics import Metrics
@@ -54,13 +54,6 @@ from illustrious.writer import Writer
 log = logging.getLogger(__name__)
 
 DAY = 86400.0
-
-FAILURES: dict[str, type[StudioError]] = {
-    "InvalidRequest": InvalidRequest,
-    "Unavailable": Unavailable,
-    "StorageFailed": StorageFailed,
-}
-"""What a failed job raises for whoever waits for it, by the kind of its error; anything else is the engine's."""
 
 DRAW_COMMAND = "#generate"
 DRAW_HELP = f"🎨 Write what to draw after {DRAW_COMMAND}, for example: {DRAW_COMMAND} a red apple on a blue background"
@@ -140,6 +133,19 @@ def _serving(status: BackendStatus, ability: str) -> list[Card]:
             note=status.note,
         )
     ]
+
+
+def _why(failure: Failure) -> StudioError:
+    """What a failed job raises for whoever waits for it."""
+    match failure.kind:
+        case "InvalidRequest":
+            return InvalidRequest(failure.message, failure.field)
+        case "Unavailable":
+            return Unavailable(failure.message)
+        case "StorageFailed":
+            return StorageFailed(failure.message)
+        case _:
+            return EngineFailed(failure.message)
 
 
 OnJob = Callable[[Job], None]
@@ -349,7 +355,7 @@ class Studio:
     async def drawn(self, job: Job) -> Drawn:
         """The pictures of a job that is over. Raises what became of it instead; ``NotFound`` if the file is gone."""
         if job.state == "failed" and job.error is not None:
-            raise FAILURES.get(job.error.kind, EngineFailed)(job.error.message)
+            raise _why(job.error)
         if job.state != "succeeded" or job.result is None:
             raise Cancelled("The picture was cancelled. Submit it again if it is still wanted.")
         saved = tuple(Saved.model_validate(image) for image in job.result["images"])

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import signal
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx
 import pytest
@@ -14,7 +14,7 @@ from PIL import Image
 
 from illustrious.api.sse import stream
 from illustrious.app import create_app
-from illustrious.errors import Unavailable
+from illustrious.errors import InvalidRequest, Unavailable
 from illustrious.service import Studio
 from illustrious.settings import Settings
 
@@ -212,6 +212,20 @@ async def test_whoever_waits_gets_the_same_picture_although_the_worker_is_killed
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
+async def test_what_an_engine_finds_wrong_is_named_in_the_answer_and_in_the_job(
+    http: httpx.AsyncClient, studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def draw(*asked: object) -> NoReturn:
+        raise InvalidRequest("The LoRA sketch is damaged. Download it again.", field="loras")
+
+    monkeypatch.setattr(studio.workers[0], "draw", draw)
+    answer = await http.post("/generate-image", json=APPLE)
+    assert (answer.status_code, answer.json()["detail"][0]["loc"]) == (422, ["body", "loras"])
+    job = (await http.get(f"/jobs/{answer.headers['x-job-id']}")).json()
+    words = "The LoRA sketch is damaged. Download it again."
+    assert job["error"] == {"kind": "InvalidRequest", "message": words, "field": "loras"}
+
+
 async def test_a_job_that_ends_its_worker_three_times_is_failed_kept_and_can_be_submitted_again(
     http: httpx.AsyncClient, studio: Studio
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from illustrious.errors import Unavailable, WorkerDied
+from illustrious.errors import InvalidRequest, Unavailable, WorkerDied
 from illustrious.images import Done, EngineOptions, Event, Ready, Step, Warned
 from illustrious.images import process as process_module
 from illustrious.images.fake import draw_all
@@ -158,6 +158,17 @@ async def test_it_tells_what_went_wrong_with_its_models_and_costs_no_picture(mon
     finally:
         await worker.close()
     assert worker.status().warnings == ()
+
+
+async def test_what_the_engine_finds_wrong_is_named_here_as_there() -> None:
+    worker = ImageWorker("sdxl", EngineOptions(device="cpu", threads=1, max_pixels=64 * 64))
+    await worker.start()
+    try:
+        with pytest.raises(InvalidRequest, match="the limit is 4,096") as refused:
+            await worker.draw(ImageRequest(steps=1, seed=1, width=128, height=64))
+    finally:
+        await worker.close()
+    assert refused.value.field == "width"
 
 
 async def test_it_tells_the_memory_its_child_takes(worker: ImageWorker) -> None:

@@ -120,12 +120,14 @@ class Done(Noun):
 
 
 class Failed(Noun):
-    """One job failed; the engine goes on. ``error``: ``invalid``, ``cancelled`` or ``failed``."""
+    """One job failed; the engine goes on. ``error``: ``invalid``, ``cancelled`` or ``failed``. ``field`` names the part
+    of the request that is wrong, of an invalid one."""
 
     kind: Literal["failed"] = "failed"
     job_id: str
     error: Literal["invalid", "cancelled", "failed"]
     message: str
+    field: str | None = None
 
 
 Command = Admit | Cancel | Stop

@@ -341,7 +341,16 @@ class ImageWorker:
             case Done(job_id=job_id, results=results):
                 if (work := self._under_way.get(job_id)) and not work.results.done():
                     work.results.set_result(results)
-            case Failed(job_id=job_id, error=error, message=text):
-                kinds = {"invalid": InvalidRequest, "cancelled": Cancelled, "failed": EngineFailed}
+            case Failed(job_id=job_id):
                 if work := self._under_way.get(job_id):
-                    work.fail(kinds[error](text))
+                    work.fail(_why(event))
+
+
+def _why(failed: Failed) -> StudioError:
+    match failed.error:
+        case "invalid":
+            return InvalidRequest(failed.message, failed.field)
+        case "cancelled":
+            return Cancelled(failed.message)
+        case "failed":
+            return EngineFailed(failed.message)

@@ -22,10 +22,12 @@ TERMINAL: frozenset[State] = frozenset({"succeeded", "failed", "cancelled"})
 
 
 class Failure(Noun):
-    """Why a job failed: ``kind`` names the error's class, ``message`` is for a person."""
+    """Why a job failed: ``kind`` names the error's class, ``message`` is for a person, ``field`` names the part of the
+    request that is wrong."""
 
     kind: str
     message: str
+    field: str | None = None
 
 
 class Submission(Noun):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from illustrious.errors import StorageFailed, StudioError, Unavailable, WorkerDied
+from illustrious.errors import InvalidRequest, StorageFailed, StudioError, Unavailable, WorkerDied
 from illustrious.jobs import Failure, Job, Outcome, Performer, Submission
 from illustrious.jobs.events import Event, EventLog, retell
 from illustrious.jobs.store import JobStore
@@ -310,7 +310,8 @@ def _how_it_ended(store: JobStore, run: _Run) -> _Move:
         case WorkerDied():
             return partial(store.worker_died, job, ran_alone=not run.had_company)
         case StudioError():
-            return partial(store.fail, job, Failure(kind=type(error).__name__, message=str(error)))
+            field = error.field if isinstance(error, InvalidRequest) else None
+            return partial(store.fail, job, Failure(kind=type(error).__name__, message=str(error), field=field))
         case _:
             log.error("Job %s failed unexpectedly.", job.id, exc_info=error)
             message = "Something unexpected went wrong; the log of the server says what. Submit it again, or report it."

@@ -139,7 +139,7 @@ def test_a_negative_prompt_without_guidance_is_drawn_with_a_warning(draw: Draw) 
 def test_a_picture_over_the_limit_is_invalid_and_the_next_one_is_drawn(run: Run) -> None:
     events = run(None, APPLE.model_copy(update={"width": NATIVE[0] + 8}), APPLE, max_pixels=NATIVE[0] * NATIVE[1])
     (failed,) = [event for event in events if isinstance(event, Failed)]
-    assert (failed.job_id, failed.error) == ("0", "invalid")
+    assert (failed.job_id, failed.error, failed.field) == ("0", "invalid", "width")
     assert "16,384" in failed.message
     assert isinstance(events[-1], Done)
 

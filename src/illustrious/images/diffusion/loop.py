@@ -290,11 +290,13 @@ class Loop:
             yield Done(job_id=job.id, results=tuple(result for result in job.results if result is not None))
 
     def _refused(self, job: _Job, error: StudioError) -> Failed:
-        return self._failed(job, "invalid" if isinstance(error, InvalidRequest | TooLarge) else "failed", str(error))
+        field = error.field if isinstance(error, InvalidRequest) else None
+        kind = "invalid" if isinstance(error, InvalidRequest | TooLarge) else "failed"
+        return self._failed(job, kind, str(error), field)
 
-    def _failed(self, job: _Job, kind: Any, message: str) -> Failed:
+    def _failed(self, job: _Job, kind: Any, message: str, field: str | None = None) -> Failed:
         self._drop(job)
-        return Failed(job_id=job.id, error=kind, message=message)
+        return Failed(job_id=job.id, error=kind, message=message, field=field)
 
     def _drop(self, job: _Job) -> None:
         del self._jobs[job.id]
