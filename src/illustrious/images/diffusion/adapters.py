@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
@@ -53,8 +54,7 @@ class Adapters:
         self._prediction = prediction
         self._kept: Recent[LoadedLora] = Recent(capacity, lambda lora: lora.size)
         self._acting: Loras = ()
-        self._hooks: list[RemovableHandle] = []
-        self._changes = lru_cache(SETS)(_changes)
+        self._places = [_Place(self._names.modules)]
 
     def load(self, path: Path, name: str | None = None) -> LoadedLora:
         """The LoRA at ``path``, from memory where it is kept there and its file is the same as then.
@@ -68,20 +68,50 @@ class Adapters:
     def forget(self) -> None:
         """Nothing acts any more, and nothing is kept in memory."""
         self.use(())
-        self._changes.cache_clear()
+        for place in self._places:
+            place.changes.cache_clear()
         self._kept.clear()
 
     def use(self, loras: Loras) -> list[str]:
         """From now on exactly these act, in this order. Returns what the user should know of them."""
         if loras != self._acting:
-            for hook in self._hooks:
-                hook.remove()
-            self._hooks = [
-                self._names.modules[layer].register_forward_hook(_adding(changes))
-                for layer, changes in self._changes(loras).items()
-            ]
+            for place in self._places:
+                place.use(loras)
             self._acting = loras
         return [warning for used in loras for warning in used.lora.warnings]
+
+    def act_on(self, copy: Any) -> None:
+        """From now on LoRAs act on this copy of the UNet as well, in its dtype."""
+        modules = {Layer("unet", name): module for name, module in copy.named_modules()}
+        place = _Place({layer: modules[layer] for layer in self._names.modules if layer in modules}, copy.dtype)
+        place.use(self._acting)
+        self._places.append(place)
+
+
+class _Place:
+    """Where LoRAs act: layers, in their own ``dtype`` where that is not the one they were loaded in."""
+
+    def __init__(self, modules: dict[Layer, AnyLayer], dtype: torch.dtype | None = None) -> None:
+        self.changes = lru_cache(SETS)(self._changes)
+        self._modules = modules
+        self._dtype = dtype
+        self._hooks: list[RemovableHandle] = []
+
+    def use(self, loras: Loras) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        changes = self.changes(loras)
+        self._hooks = [self._modules[layer].register_forward_hook(_adding(its)) for layer, its in changes.items()]
+
+    def _changes(self, loras: Loras) -> dict[Layer, list[tuple[Delta, float]]]:
+        """What happens to each layer: changes and their weights."""
+        here = {layer: its for layer, its in _changes(loras).items() if layer in self._modules}
+        if self._dtype is None:
+            return here
+        return {
+            layer: [(change.to(self._modules[layer].weight.device, self._dtype), weight) for change, weight in its]
+            for layer, its in here.items()
+        }
 
 
 def text_key(loras: Loras) -> Hashable:

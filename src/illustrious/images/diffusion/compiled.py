@@ -105,7 +105,7 @@ class CompiledUNet:
                 if isinstance(error, RuntimeError) and memory_ran_out(error):
                     raise
                 self._failed(error)
-        if self._may_draw and not self.is_compiling:
+        if self.may_draw and not self.is_compiling:
             # One at a time; whichever shape is asked for next is the next.
             blank = {name: _blank(value) for name, value in given.items()}
             # A daemon: whoever stops the engine does not wait for a compiler.
@@ -114,7 +114,7 @@ class CompiledUNet:
         return forward(self._unet, **given)
 
     @property
-    def _may_draw(self) -> bool:
+    def may_draw(self) -> bool:
         return not self._is_retired and self.problem is None
 
     def _compile(self, shape: Hashable, blank: dict[str, Any]) -> None:
@@ -125,7 +125,7 @@ class CompiledUNet:
         except FAILURES as error:
             self._failed(error)
         else:
-            if self._may_draw:
+            if self.may_draw:
                 self._graphs[shape] = compiled
 
     def _failed(self, error: Exception) -> None:

@@ -190,6 +190,8 @@ class _Passes:
         control = yield from self._with_room(
             lambda: self._outfit.control(request, canvas, self._around.find, self._around.max_pixels)
         )
+        parts, lost = self._outfit.parts(request.speed)
+        self.warnings += lost
         picture = Picture(
             scheduler=self._sampler.scheduler(),
             noise=beginning,
@@ -203,7 +205,7 @@ class _Passes:
             group=(model.key, shape, self._outfit.key, request.speed, request.exact),
             exact=request.exact,
             worn=self._outfit.worn,
-            parts=self._outfit.parts(request.speed),
+            parts=parts,
         )
         if request.speed == "fast":
             picture.deep_every, warnings = deep_every(model.unet, self._sampler, picture.steps)

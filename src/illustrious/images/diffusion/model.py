@@ -68,7 +68,7 @@ class Model:
         self.adapters = Adapters(self.unet, (first.model, second.model), prediction)
         self.controlnets = ControlNets(self.unet, self.placement, self.factor)
         if self.placement.rounds:
-            self.rounded = RoundedUNet(self.unet)
+            self.rounded = RoundedUNet(self.unet, self.adapters)
         if self.placement.compiles and not any(part is self.unet for part in self.away):
             self.compiled = CompiledUNet(self.unet)
         groups = ([first.model, second.model], [self.vae], [self.unet])

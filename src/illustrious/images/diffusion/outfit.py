@@ -28,6 +28,12 @@ Find = Callable[[Kind, str, str], Path]
 """Kind, name and the request's field that names it → its file. Raises ``InvalidRequest``."""
 
 
+BARE = (
+    "The compiled model takes neither LoRAs nor seamless edges, so this picture was drawn by the model as it is, which "
+    "takes longer. For the full speed leave them out, or use a checkpoint that the LoRA was merged into."
+)
+
+
 @dataclass(frozen=True)
 class Outfit:
     """``loras`` act on the ``model``; along ``axes`` the picture goes on at the opposite edge."""
@@ -41,17 +47,18 @@ class Outfit:
         """Pictures of one model with equal keys wear the same."""
         return tuple((used.lora.identity, used.weight, used.text_weight) for used in self.loras), self.axes
 
-    def parts(self, speed: Speed) -> Parts | None:
-        """The UNet in two parts for pictures that are not exact: compiled or rounded where nothing is worn and the
-        device gains by it; ``None``: it has none."""
+    def parts(self, speed: Speed) -> tuple[Parts | None, list[str]]:
+        """The UNet in two parts for pictures that are not exact, rounded or compiled where the device gains by it;
+        ``None``: it has none. And what is lost because a compiled UNet wears nothing."""
         if speed == "exact" or not has_parts(self.model.unet):
-            return None
-        is_bare = not self.loras and self.axes == "none"
-        if is_bare and self.model.rounded is not None:
-            return self.model.rounded
-        if is_bare and self.model.compiled is not None:
-            return self.model.compiled
-        return partial(forward, self.model.unet)
+            return None, []
+        if self.model.rounded is not None:
+            return partial(self.model.rounded, axes=self.axes), []
+        compiled = self.model.compiled
+        if compiled is not None and not self.loras and self.axes == "none":
+            return compiled, []
+        is_lost = compiled is not None and compiled.may_draw
+        return partial(forward, self.model.unet), [BARE] if is_lost else []
 
     @contextmanager
     def worn(self) -> Iterator[None]:

@@ -1,7 +1,7 @@
 """A UNet in bfloat16 beside the float32 one, for pictures that need not be exact, on processors that multiply such
 numbers by themselves.
 
-The copy wears nothing, so it answers only for pictures that wear nothing.
+The copy wears what the UNet wears: its LoRAs act on both, and seamless edges are put on for each call.
 """
 
 from typing import Any
@@ -10,7 +10,9 @@ import psutil
 import torch
 from torch import Tensor
 
+from illustrious.images.diffusion.adapters import Adapters
 from illustrious.images.diffusion.shortcuts import changed, forward
+from illustrious.images.diffusion.tiling import Axes, seamless
 
 SPARE = 1.5
 """How many times the copy's size must be free before it is made."""
@@ -22,19 +24,22 @@ class RoundedUNet:
     Where main memory does not suffice for the copy, ``unet`` itself answers, and ``problem`` says so.
     """
 
-    def __init__(self, unet: Any) -> None:
+    def __init__(self, unet: Any, adapters: Adapters) -> None:
         self._unet = unet
+        self._adapters = adapters
         self._copy: Any = None
         self.problem: str | None = None
 
-    def __call__(self, **given: Any) -> tuple[Tensor, Tensor]:
+    def __call__(self, axes: Axes = "none", **given: Any) -> tuple[Tensor, Tensor]:
+        """Seamless along ``axes``, as ``unet`` must be already."""
         if self._copy is None and self.problem is None:
             self._make()
         if self._copy is None:
             return forward(self._unet, **given)
         # The timestep stays as it is: bfloat16 cannot tell 999 from 1000.
         rounded = {name: value if name == "timestep" else changed(value, _rounded) for name, value in given.items()}
-        answer, deep = forward(self._copy, **rounded)
+        with seamless(self._copy, axes):
+            answer, deep = forward(self._copy, **rounded)
         return answer.float(), deep
 
     def news(self) -> list[str]:
@@ -54,6 +59,7 @@ class RoundedUNet:
             other = type(self._unet).from_config(self._unet.config)
         other.load_state_dict({name: _rounded(tensor) for name, tensor in tensors.items()}, assign=True)
         self._copy = other.eval().requires_grad_(False)
+        self._adapters.act_on(self._copy)
 
 
 def _rounded(tensor: Tensor) -> Tensor:
