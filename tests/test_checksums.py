@@ -24,3 +24,13 @@ def test_others_are_named(tmp_path: Path, changed: str | None, reason: str) -> N
     (tmp_path / "SHA256SUMS").write_text(f"{DIGEST}  weights\n")
     with pytest.raises(Unavailable, match=f"^The model is damaged .{reason}.*Install the studio again"):
         verify(tmp_path, "The model")
+
+
+def test_one_alone_is_looked_at_when_it_is_the_one_that_is_needed(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_text("hello")
+    (tmp_path / "others").write_text("hello")
+    (tmp_path / "SHA256SUMS").write_text(f"{DIGEST}  weights\n{DIGEST[::-1]}  others\n")
+    verify(tmp_path, "The model", only="weights")
+    for wrong in ("others", "SHA256SUMS"):
+        with pytest.raises(Unavailable, match=f"{wrong} is not what it was"):
+            verify(tmp_path, "The model", only=wrong)

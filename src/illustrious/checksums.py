@@ -8,14 +8,16 @@ from illustrious.errors import Unavailable
 LIST = "SHA256SUMS"
 
 
-def verify(folder: Path, title: str) -> None:
-    """Raises ``Unavailable`` when a file named in the folder's list is missing or has changed.
+def verify(folder: Path, title: str, only: str | None = None) -> None:
+    """Raises ``Unavailable`` when a file named in the folder's list is missing or has changed, or ``only`` this one,
+    which must be named there.
 
     About a millisecond per megabyte. ``title`` is what the files are, for the message.
     """
-    for line in _read(folder / LIST, title).decode("utf-8", "replace").splitlines():
-        digest, _, name = line.partition("  ")
-        if hashlib.sha256(_read(folder / name, title)).hexdigest() != digest:
+    lines = _read(folder / LIST, title).decode("utf-8", "replace").splitlines()
+    digests = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    for name in digests if only is None else (only,):
+        if hashlib.sha256(_read(folder / name, title)).hexdigest() != digests.get(name):
             raise _damaged(title, f"{name} is not what it was")
 
 

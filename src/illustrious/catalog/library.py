@@ -41,10 +41,9 @@ class Entry:
 STARTER = Entry("checkpoint", "sdxl-starter", Path(str(files("illustrious") / "data" / "starter")))
 """Part of the package: what is drawn with when there is nothing else."""
 
-STARTER_LORAS = tuple(
-    Entry("lora", file.stem, file)
-    for file in sorted(Path(str(files("illustrious") / "data" / "loras")).glob("*.safetensors"))
-)
+SHIPPED_LORAS = Path(str(files("illustrious") / "data" / "loras"))
+
+STARTER_LORAS = tuple(Entry("lora", file.stem, file) for file in sorted(SHIPPED_LORAS.glob("*.safetensors")))
 """Part of the package: what changes how the starter draws."""
 
 

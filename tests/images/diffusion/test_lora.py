@@ -1,5 +1,6 @@
 """LoRA files as they come: every layout, what is left out, and what is refused."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from illustrious.errors import InvalidRequest
+from illustrious.images.diffusion import lora as lora_module
 from illustrious.images.diffusion.deltas import Hadamard, Kronecker
 from illustrious.images.diffusion.lora import LoadedLora, load_lora
 from illustrious.images.diffusion.lora_keys import Layer, LayerNames
@@ -53,6 +55,20 @@ def test_the_layouts_hold_the_same_lora(load: Load, tmp_path: Path) -> None:
     assert len(reference.deltas) == len(list(tiny_lora.targets()))
     assert_same(load(tiny_lora.write_kohya(file, names="diffusers", alpha=None)), reference)
     assert_same(load(tiny_lora.write_peft(file)), reference)
+
+
+def test_those_that_came_with_the_studio_must_be_what_they_were(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lora_module, "SHIPPED_LORAS", tmp_path)
+    file = tiny_lora.write_kohya(tmp_path / "style.safetensors", FEW)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    (tmp_path / "SHA256SUMS").write_text(f"{digest}  {file.name}\n")
+    assert len(load(file).deltas) == len(FEW)
+    tiny_lora.write_kohya(file, FEW, seed=1)
+    with pytest.raises(InvalidRequest, match=r"^The LoRA style is damaged .*Install the studio again") as refused:
+        load(file)
+    assert refused.value.field == "loras"
 
 
 def test_the_layout_of_diffusers_before_0_22(load: Load, tmp_path: Path) -> None:

@@ -18,7 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from illustrious.catalog.library import SHIPPED_LORAS
 from illustrious.catalog.prediction import in_metadata
+from illustrious.checksums import verify
 from illustrious.errors import InvalidRequest, Unavailable
 from illustrious.images.diffusion.deltas import Delta, WrongShape, delta
 from illustrious.images.diffusion.lora_keys import Layer, LayerNames, split
@@ -89,6 +91,8 @@ def load_lora(
             "Use the .safetensors file of the same LoRA."
         )
     file = identity(path)
+    if path.parent == SHIPPED_LORAS:
+        _verify(path, name)
     try:
         tensors, metadata = read(path, remedy="Download the LoRA again, or leave it out.")
     except Unavailable as error:
@@ -111,6 +115,13 @@ def load_lora(
         deltas[layer] = change
     warnings = [*_mismatches(name, metadata, prediction), *_left_out(name, unmatched, len(tensors))]
     return LoadedLora(name, file, deltas, tuple(warnings))
+
+
+def _verify(path: Path, name: str) -> None:
+    try:
+        verify(path.parent, f"The LoRA {name}", only=path.name)
+    except Unavailable as error:
+        raise _refused(str(error)) from error
 
 
 def _by_layer(
