@@ -98,14 +98,17 @@ def eager(step: Step, given: Given) -> Work:
 
 
 def inductor(step: Step, given: Given) -> Work:
-    compiled = torch.compile(step, dynamic=False, fullgraph=True)
+    # Isolated, or one graph of these modules would answer for another.
+    compiled: Step = torch.compile(step, dynamic=False, fullgraph=True, isolate_recompiles=True)
     return lambda: compiled(*given)
 
 
 def frozen(step: Step, given: Given) -> Work:
     """With weights as constants of the graph, laid out as its kernels like them: no other weights, no LoRAs."""
-    compiled = torch.compile(step, dynamic=False, fullgraph=True, options={"freezing": True})
-    return lambda: compiled(*given)
+    with torch._inductor.config.patch(freezing=True):  # as an option of ``compile`` it comes too late for the weights
+        work = inductor(step, given)
+        work()
+    return work
 
 
 def onnxruntime(step: Step, given: Given) -> Work:
