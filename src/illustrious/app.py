@@ -75,6 +75,7 @@ def build_studio(settings: Settings, database: Database) -> Studio:
                 max_pixels=settings.max_pixels,
                 threads=settings.threads,
                 preview_every=settings.preview_every,
+                warm_up=settings.warm_up,
             ),
             name=f"image-{number}",
             environment={

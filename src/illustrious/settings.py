@@ -89,6 +89,11 @@ class Settings(BaseSettings):
     allow_download: bool = Field(False, description="Let model libraries fetch files by themselves.")
     queue_limit: int = Field(1000, ge=1, description="Jobs that may wait; more are refused with 429.")
     shutdown_seconds: float = Field(10.0, ge=0, description="How long jobs may go on when the studio is stopped.")
+    warm_up: bool = Field(
+        True,
+        description="On GPUs, compile the image model beside as soon as it is loaded, so that the first picture that "
+        "is not exact is not slow. Off: with that picture.",
+    )
     preview_every: int = Field(5, ge=0, description="Steps from one preview to the next; 0 for no previews.")
     preview_mb: int = Field(64, ge=1, description="Memory for previews, in MB; the oldest go first.")
     event_minutes: float = Field(5.0, ge=0, description="How long the events of a job that is over are kept.")

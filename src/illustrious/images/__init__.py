@@ -19,7 +19,8 @@ class EngineOptions(Noun):
 
     ``models_dirs`` are the folders that requests name models, LoRAs and the like from. ``memory_limit`` in bytes is
     what it may take of the device, ``None`` for all there is. Every ``preview_every`` steps there is a preview, 0 for
-    never. ``identities`` is the file in which the catalogue remembers what files are.
+    never. ``identities`` is the file in which the catalogue remembers what files are. ``warm_up``: compile beside as
+    soon as the model is there, where the device gains by it, and not with the first picture that could use it.
     """
 
     model: str | None = None
@@ -30,6 +31,7 @@ class EngineOptions(Noun):
     device: str | None = None
     max_pixels: int = 2048 * 2048
     threads: int | None = None
+    warm_up: bool = True
 
 
 class Admit(Noun):

@@ -69,6 +69,10 @@ class CompiledUNet:
         answer, deep = (torch.cat(parts) for parts in zip(*answers, strict=True))
         return answer, deep
 
+    def prepare(self, given: dict[str, Any]) -> None:
+        """Begin to compile for calls like this one, and for those that leave its deep blocks out."""
+        self._begin(given, self._compile_both)
+
     @property
     def shapes(self) -> int:
         """How many have a graph."""
@@ -96,8 +100,7 @@ class CompiledUNet:
             self._under_way.join(seconds)
 
     def _answered(self, given: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        shape = tuple((name, tuple(_shapes(value))) for name, value in given.items())
-        compiled = self._graphs.get(shape)
+        compiled = self._graphs.get(_shape(given))
         if compiled is not None:
             try:
                 return compiled(**given)
@@ -106,27 +109,38 @@ class CompiledUNet:
                     raise
                 self._failed(error)
         if self.may_draw and not self.is_compiling:
-            # One at a time; whichever shape is asked for next is the next.
-            blank = {name: _blank(value) for name, value in given.items()}
-            # A daemon: whoever stops the engine does not wait for a compiler.
-            self._under_way = threading.Thread(target=self._compile, args=(shape, blank), name="compile", daemon=True)
-            self._under_way.start()
+            self._begin(given, self._compile)  # one at a time; whichever shape is asked for next is the next
         return forward(self._unet, **given)
 
     @property
     def may_draw(self) -> bool:
         return not self._is_retired and self.problem is None
 
-    def _compile(self, shape: Hashable, blank: dict[str, Any]) -> None:
+    def _begin(self, given: dict[str, Any], work: Callable[[dict[str, Any]], object]) -> None:
+        with torch.inference_mode():  # a graph is for such tensors alone
+            blank = {name: _blank(value) for name, value in given.items()}
+        # A daemon: whoever stops the engine does not wait for a compiler.
+        self._under_way = threading.Thread(target=work, args=(blank,), name="compile", daemon=True)
+        self._under_way.start()
+
+    def _compile(self, blank: dict[str, Any]) -> Tensor | None:
+        """What the deep blocks answered; ``None``: nothing was compiled."""
         try:
             compiled = self._compiler(partial(forward, twin(self._unet)))
             with torch.inference_mode():
-                compiled(**blank)
+                _, deep = compiled(**blank)
         except FAILURES as error:
             self._failed(error)
-        else:
-            if self.may_draw:
-                self._graphs[shape] = compiled
+            return None
+        if not self.may_draw:
+            return None
+        self._graphs[_shape(blank)] = compiled
+        return deep
+
+    def _compile_both(self, blank: dict[str, Any]) -> None:
+        deep = self._compile(blank)
+        if deep is not None:
+            self._compile({**blank, "deep": deep})
 
     def _failed(self, error: Exception) -> None:
         why = str(error).strip().split("\n")[0][:200]
@@ -153,6 +167,10 @@ def _rows(value: Any, begin: int, count: int) -> Any:
 def _blank(value: Any) -> Any:
     """A tensor of the same kind, which nobody else writes to."""
     return changed(value, torch.zeros_like)
+
+
+def _shape(given: dict[str, Any]) -> Hashable:
+    return tuple((name, tuple(_shapes(value))) for name, value in given.items())
 
 
 def _shapes(value: Any) -> Iterator[torch.Size]:

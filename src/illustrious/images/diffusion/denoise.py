@@ -238,11 +238,21 @@ def _rows(picture: Picture, sample: Tensor) -> list[_Row]:
     ]
 
 
-def _call(unet: Any, rows: Sequence[_Row]) -> tuple[Tensor, list[Deep]]:
-    """One call of the UNet: its answer, and what its deep blocks said of each row, where that can be told."""
-    first, halves = rows[0].picture, [row.half for row in rows]
+def arguments(unet: Any, picture: Picture) -> dict[str, Any]:
+    """What ``parts`` is asked at the picture's turn, when it is alone."""
+    return _given(unet, _rows(picture, picture.input().to(next(unet.parameters()).dtype)))
+
+
+def _given(unet: Any, rows: Sequence[_Row]) -> dict[str, Any]:
+    """The arguments of one call, as ``parts`` takes them."""
+    halves = [row.half for row in rows]
     sample = torch.cat([row.sample for row in rows])
-    given: dict[str, Any] = {
+    repeated = [row.repeated for row in rows if row.repeated is not None]
+    if repeated:
+        residuals = stacked([deep.residuals for deep in repeated if deep.residuals is not None])
+    else:
+        residuals = rows[0].picture.residuals(sample, halves)
+    return {
         "sample": sample,
         "timestep": torch.stack([row.picture.timestep.float() for row in rows]),
         "embeddings": torch.cat([half.embeddings for half in halves]),
@@ -250,29 +260,32 @@ def _call(unet: Any, rows: Sequence[_Row]) -> tuple[Tensor, list[Deep]]:
             "text_embeds": torch.cat([half.pooled for half in halves]),
             "time_ids": torch.cat([half.sizes for half in halves]),
         },
+        "timestep_cond": guidance_embedding(unet, [row.picture.guidance for row in rows], sample),
+        "residuals": residuals,
+        "deep": torch.cat([deep.answer for deep in repeated]) if repeated else None,
     }
-    guidance = guidance_embedding(unet, [row.picture.guidance for row in rows], sample)
-    repeated = [row.repeated for row in rows if row.repeated is not None]
-    if repeated:
-        residuals = stacked([deep.residuals for deep in repeated if deep.residuals is not None])
-    else:
-        residuals = first.residuals(sample, halves)
-    if first.parts is None:
+
+
+def _call(unet: Any, rows: Sequence[_Row]) -> tuple[Tensor, list[Deep]]:
+    """One call of the UNet: its answer, and what its deep blocks said of each row, where that can be told."""
+    parts, given = rows[0].picture.parts, _given(unet, rows)
+    residuals = given["residuals"]
+    if parts is None:
         answer = unet(
-            sample,
+            given["sample"],
             given["timestep"],
             encoder_hidden_states=given["embeddings"],
             added_cond_kwargs=given["added"],
-            timestep_cond=guidance,
+            timestep_cond=given["timestep_cond"],
             return_dict=False,
             **(residuals.named if residuals is not None else {}),
         )[0]
         return answer, []
-    deep = torch.cat([deep.answer for deep in repeated]) if repeated else None
-    answer, said = first.parts(**given, timestep_cond=guidance, residuals=residuals, deep=deep)
-    if repeated:
+    answer, said = parts(**given)
+    if given["deep"] is not None:
         return answer, []
     each = residuals.rows if residuals is not None else [None] * len(rows)
+    halves = [row.half for row in rows]
     return answer, [Deep(*its) for its in zip(halves, torch.chunk(said, len(rows)), each, strict=True)]
 
 

@@ -76,6 +76,10 @@ class SDXLEngine:
             note=model.note,
             versions=versions(),
         )
+        from illustrious.images.diffusion.warm_up import warm_up
+
+        if self._options.warm_up:
+            warm_up(model)
         loop, stock = _loop(model, self._options)
         try:
             yield from _serve(loop, stock, inbox, {model.name: device})
