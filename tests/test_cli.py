@@ -16,6 +16,8 @@ import httpx
 import pytest
 from PIL import Image
 
+from illustrious.cli import out, print_backends
+from illustrious.types import BackendStatus
 from tests.catalog.headers import LORA, SDXL, write_header
 from tests.server import RunningStudio, bare_environment, running_studio
 
@@ -89,6 +91,14 @@ def test_status_says_what_serves_what_or_how_to_start(tmp_path: Path, fake_serve
     missing = illustrious(tmp_path, "status")
     assert missing.returncode == 1
     assert "python main.py" in missing.stderr
+
+
+def test_status_says_what_went_wrong_and_costs_time() -> None:
+    told = BackendStatus(name="sdxl", available=True, warnings=("tiny: No compiler.",))
+    with out.capture() as shown:
+        print_backends({"image": told.model_dump(), "chat": BackendStatus(name="echo", available=True).model_dump()})
+    assert [line.split()[0] for line in shown.get().splitlines()] == ["✅", "⚠️", "✅"]
+    assert "tiny: No compiler." in shown.get()
 
 
 def test_config_tells_where_each_setting_came_from_and_hides_the_key(tmp_path: Path) -> None:

@@ -470,6 +470,8 @@ def print_backends(backends: dict[str, dict[str, Any]]) -> None:
             out.print(f" ✅ {name:<7} {found['model'] or backend} ({device or backend})", markup=False)
             if found.get("note"):
                 out.print(f"            {found['note']}", markup=False)
+            for warning in found.get("warnings", ()):
+                out.print(f"         ⚠️  {warning}", markup=False)
         elif found["loading"]:
             progress = found.get("progress")
             out.print(f" ⏳ {name:<7} is loading{'' if progress is None else f', {progress:.0%}'}", markup=False)

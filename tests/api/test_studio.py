@@ -17,6 +17,7 @@ from PIL import Image
 from illustrious.errors import EngineFailed, Unavailable
 from illustrious.images.process import ImageWorker
 from illustrious.service import Studio
+from illustrious.types import BackendStatus
 
 
 def png(size: tuple[int, int] = (8, 8), colour: str = "red") -> bytes:
@@ -41,6 +42,15 @@ async def test_status_has_the_contracts_fields_and_says_what_serves_what(http: h
         "chat": "echo",
         "vision": "palette",
     }
+
+
+async def test_status_tells_what_went_wrong_and_costs_time(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = BackendStatus(name="sdxl", available=True, warnings=("tiny: No compiler.",))
+    monkeypatch.setattr(ImageWorker, "status", lambda worker: told)
+    image = (await http.get("/status")).json()["backends"]["image"]
+    assert (image["available"], image["warnings"]) == (True, ["tiny: No compiler."])
 
 
 @contextmanager
