@@ -153,15 +153,20 @@ class IllustriousAIClient:
         return answer
 
     def draw(self, prompt: str, on_step: Callable[[int, int], None], **kwargs: Any) -> dict[str, Any]:
-        """Like :meth:`generate`, as a job: ``on_step(step, steps)`` is told of the steps while they are taken.
-        ``kwargs`` are fields of ``/jobs``, whose ranges are wider. Waits as long as the studio gives signs of life."""
+        """Like :meth:`generate`, as a job: ``on_step(step, steps)`` is told of the steps while they are taken, and of
+        the last in any case, though the picture may be there before anyone can listen. ``kwargs`` are fields of
+        ``/jobs``, whose ranges are wider. Waits as long as the studio gives signs of life."""
         job = self._ask("POST", "/jobs", self._timeout, {"prompt": prompt, **kwargs})
+        taken, steps = 0, job["progress"]["steps"]
         for event, data in self._events(f"/jobs/{job['id']}/events"):
             if event == "step":
-                on_step(data["step"], data["steps"])
+                taken, steps = data["step"], data["steps"]
+                on_step(taken, steps)
             elif event == "error":
                 raise (ModelUnavailable if data["kind"] == "Unavailable" else GenerationFailed)(data["message"])
             elif event == "result":
+                if taken < steps:
+                    on_step(steps, steps)
                 picture = data["images"][0]
                 with self._told(self._timeout):
                     file = self._http.get(picture["url"])
