@@ -17,7 +17,7 @@ from illustrious.images.diffusion import model as model_module
 from illustrious.images.diffusion.adapters import WeightedLora
 from illustrious.images.diffusion.compiled import CompiledUNet, graph, twin
 from illustrious.images.diffusion.model import Model
-from illustrious.images.diffusion.outfit import BARE
+from illustrious.images.diffusion.outfit import BARE, SEAMLESS
 from illustrious.images.diffusion.placement import Placement
 from illustrious.images.diffusion.shortcuts import Parts, forward
 from illustrious.types import ImageRequest, Lora
@@ -175,7 +175,7 @@ def test_what_is_exact_or_worn_or_moved_away_is_drawn_without(model: Model, tmp_
     happened = drawn(looped(model, tmp_path), requests)
     assert graphs.made == 0
     told = {event.job_id: event.results[0].warnings for event in happened if isinstance(event, Done)}
-    assert told == {"exact": (), "lora": (BARE,), "tiling": (BARE,)}
+    assert told == {"exact": (), "lora": (BARE,), "tiling": (SEAMLESS,)}
     drawn(looped(model), {"one": RED})
     compiled.wait()
     compiled.retire()

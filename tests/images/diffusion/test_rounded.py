@@ -13,9 +13,9 @@ from benchmarks.likeness import psnr, ssim
 from illustrious.images.diffusion.adapters import WeightedLora
 from illustrious.images.diffusion.checkpoint import starter_folder
 from illustrious.images.diffusion.model import Model
+from illustrious.images.diffusion.outfit import SEAMLESS
 from illustrious.images.diffusion.rounded import RoundedUNet
 from illustrious.images.diffusion.shortcuts import forward
-from illustrious.images.diffusion.tiling import Axes, seamless
 from illustrious.types import ImageRequest, Lora
 from tests import tiny_lora
 from tests.images.diffusion.drawing import decoded, loaded
@@ -48,19 +48,11 @@ def test_it_wears_what_the_unet_wears_and_takes_it_off_again(model: Model, tmp_p
         tiny_lora.write_kohya(tmp_path / f"{name}.safetensors", tiny_lora.targets(parts=["unet"]), seed=seed)
     loras = [WeightedLora(model.adapters.load(tmp_path / f"{name}.safetensors"), 0.5) for name in ("first", "second")]
     rounded, arguments = RoundedUNet(model.unet, model.adapters), given(model.unet, 16, 16)
-    outfits: list[tuple[tuple[WeightedLora, ...], Axes]] = [
-        ((loras[0],), "none"),
-        (tuple(loras), "none"),
-        ((), "both"),
-        ((loras[1],), "x"),
-        ((), "none"),
-    ]
     answers = []
-    for worn, axes in outfits:
+    for worn in ((loras[0],), tuple(loras), (loras[1],), ()):
         model.adapters.use(worn)
-        with seamless(model.unet, axes):
-            answer = forward(model.unet, **arguments)[0]
-        near = rounded(axes, **arguments)[0]
+        answer = forward(model.unet, **arguments)[0]
+        near = rounded(**arguments)[0]
         assert float((near - answer).abs().max() / answer.abs().max()) < 0.05
         answers.append(answer)
     bare = answers[-1]
@@ -77,7 +69,7 @@ def test_without_room_for_a_copy_the_model_itself_answers_and_says_so(
     assert "no room" in rounded.news()[0]
 
 
-def test_what_is_exact_is_not_rounded_and_all_else_is_whatever_it_wears(model: Model, tmp_path: Path) -> None:
+def test_what_is_exact_is_not_rounded_and_all_else_is_with_loras_or_without(model: Model, tmp_path: Path) -> None:
     (tmp_path / "loras").mkdir()
     tiny_lora.write_kohya(tmp_path / "loras" / "style.safetensors", tiny_lora.targets(parts=["unet"]))
     calls: list[int] = []
@@ -90,10 +82,20 @@ def test_what_is_exact_is_not_rounded_and_all_else_is_whatever_it_wears(model: M
     model.rounded = Counted(model.unet, model.adapters)
     decoded(model, RED, tmp_path)
     assert calls == []
-    for worn in ({}, {"loras": (Lora(name="style"),)}, {"tiling": "x"}):
+    for worn in ({}, {"loras": (Lora(name="style"),)}):
         for speed in ("balanced", "fast"):
             assert decoded(model, at(RED, speed).model_copy(update=worn), tmp_path).warnings == ()
-    assert calls == [2] * RED.steps * 6
+    assert calls == [2] * RED.steps * 4
+
+
+def test_seamless_pictures_are_neither_rounded_nor_shortened_and_say_so(model: Model, tmp_path: Path) -> None:
+    model.rounded = RoundedUNet(model.unet, model.adapters)
+    request = RED.model_copy(update={"tiling": "both", "steps": 12})
+    exact = decoded(model, request, tmp_path)
+    for speed in ("balanced", "fast"):
+        near = decoded(model, at(request, speed), tmp_path)
+        assert near.warnings == (SEAMLESS,)
+        assert near.image == exact.image
 
 
 @pytest.mark.parametrize(
@@ -101,7 +103,6 @@ def test_what_is_exact_is_not_rounded_and_all_else_is_whatever_it_wears(model: M
     [
         {"loras": (Lora(name="starter-ink"),)},
         {"loras": (Lora(name="starter-4-steps"),), "steps": 4, "guidance": 1.0, "sampler": "Euler"},
-        {"tiling": "both"},
     ],
 )
 def test_pictures_of_the_starter_that_wear_something_are_as_near_to_exact_as_others(worn: dict[str, Any]) -> None:

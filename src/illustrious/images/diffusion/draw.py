@@ -207,7 +207,7 @@ class _Passes:
             worn=self._outfit.worn,
             parts=parts,
         )
-        if request.speed == "fast":
+        if request.speed == "fast" and self._outfit.axes == "none":
             picture.deep_every, warnings = deep_every(model.unet, self._sampler, picture.steps)
             self.warnings += warnings
         yield picture

@@ -29,8 +29,13 @@ Find = Callable[[Kind, str, str], Path]
 
 
 BARE = (
-    "The compiled model takes neither LoRAs nor seamless edges, so this picture was drawn by the model as it is, which "
-    "takes longer. For the full speed leave them out, or use a checkpoint that the LoRA was merged into."
+    "The compiled model takes no LoRAs, so this picture was drawn by the model as it is, which takes longer. For the "
+    "full speed leave them out, or use a checkpoint that the LoRA was merged into."
+)
+
+SEAMLESS = (
+    "With seamless edges a picture changes visibly when anything is rounded or left out, so nothing was, which takes "
+    "longer. For the full speed leave them out."
 )
 
 
@@ -49,13 +54,15 @@ class Outfit:
 
     def parts(self, speed: Speed) -> tuple[Parts | None, list[str]]:
         """The UNet in two parts for pictures that are not exact, rounded or compiled where the device gains by it;
-        ``None``: it has none. And what is lost because a compiled UNet wears nothing."""
+        ``None``: it has none, or is asked whole. And what is lost by what is worn."""
         if speed == "exact" or not has_parts(self.model.unet):
             return None, []
+        if self.axes != "none":
+            return None, [SEAMLESS]
         if self.model.rounded is not None:
-            return partial(self.model.rounded, axes=self.axes), []
+            return self.model.rounded, []
         compiled = self.model.compiled
-        if compiled is not None and not self.loras and self.axes == "none":
+        if compiled is not None and not self.loras:
             return compiled, []
         is_lost = compiled is not None and compiled.may_draw
         return partial(forward, self.model.unet), [BARE] if is_lost else []

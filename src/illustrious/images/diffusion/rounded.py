@@ -1,7 +1,7 @@
 """A UNet in bfloat16 beside the float32 one, for pictures that need not be exact, on processors that multiply such
 numbers by themselves.
 
-The copy wears what the UNet wears: its LoRAs act on both, and seamless edges are put on for each call.
+The copy wears the LoRAs that the UNet wears: they act on both.
 """
 
 from typing import Any
@@ -12,7 +12,6 @@ from torch import Tensor
 
 from illustrious.images.diffusion.adapters import Adapters
 from illustrious.images.diffusion.shortcuts import changed, forward
-from illustrious.images.diffusion.tiling import Axes, seamless
 
 SPARE = 1.5
 """How many times the copy's size must be free before it is made."""
@@ -30,16 +29,14 @@ class RoundedUNet:
         self._copy: Any = None
         self.problem: str | None = None
 
-    def __call__(self, axes: Axes = "none", **given: Any) -> tuple[Tensor, Tensor]:
-        """Seamless along ``axes``, as ``unet`` must be already."""
+    def __call__(self, **given: Any) -> tuple[Tensor, Tensor]:
         if self._copy is None and self.problem is None:
             self._make()
         if self._copy is None:
             return forward(self._unet, **given)
         # The timestep stays as it is: bfloat16 cannot tell 999 from 1000.
         rounded = {name: value if name == "timestep" else changed(value, _rounded) for name, value in given.items()}
-        with seamless(self._copy, axes):
-            answer, deep = forward(self._copy, **rounded)
+        answer, deep = forward(self._copy, **rounded)
         return answer.float(), deep
 
     def news(self) -> list[str]:
