@@ -6,6 +6,7 @@ A run lives in a folder: ``log.txt`` (when detached), ``metrics.jsonl``, ``check
 import argparse
 import json
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -106,7 +107,7 @@ def begin(trainer: Trainer, folder: Path) -> None:
         log.info("going on from step %d", state.step)
     if not learner.accelerator.is_main_process:
         return
-    seconds = timed(lambda: learner.rehearse(trainer.loss(learner.step))) / learner.accelerator.num_processes
+    seconds = timed(lambda: learner.rehearse(trainer.loss(learner.step)))
     parameters = sum(weight.numel() for weight in learner.weights)
     left = learner.schedule.steps - learner.step
     log.info(
@@ -151,6 +152,8 @@ def prepare(options: argparse.Namespace, module: str, words: list[str]) -> bool:
     """Logging and threads; false when the work was handed to a process of its own (``--detach``)."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     if options.detach:
+        if "WORLD_SIZE" in os.environ:
+            raise SystemExit("--detach starts one process; leave it out where accelerate or torchrun starts several.")
         pid = detach(module, [word for word in words if word != "--detach"], options.run)
         log.info("training goes on as process %d; its log is %s", pid, options.run / "log.txt")
         return False
@@ -175,7 +178,9 @@ def detach(module: str, words: list[str], folder: Path) -> int:
 
 def accelerator() -> Accelerator:
     """On the GPU where there is one; one of several processes where it was started as such."""
-    return Accelerator(cpu=not torch.cuda.is_available())  # unless told, it sees no other processes on processors
+    # Unless told, it sees no other processes on processors. Arithmetic and batches are the recipe's, whatever a user
+    # has configured for other programs.
+    return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no", gradient_accumulation_steps=1)
 
 
 def timed(step: Callable[[], object], repeats: int = 3) -> float:

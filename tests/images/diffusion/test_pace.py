@@ -16,8 +16,8 @@ class Device:
         self.now = 0.0
         self.pace = Pace(torch.device("cpu"), lambda: self.now)
 
-    def call(self, pictures: int, patient: bool = False) -> int:
-        with self.pace.timing("kind", pictures, patient):
+    def call(self, pictures: int, theirs: bool | None = None) -> int:
+        with self.pace.timing("kind", pictures, theirs):
             self.now += self.seconds(pictures)
         return pictures
 
@@ -72,18 +72,30 @@ def test_the_first_call_of_a_number_is_not_judged_by() -> None:
     assert Device(seconds).calls(near=4)[-1] == 4
 
 
-def test_those_who_wait_have_a_third_of_the_time_however_long_their_calls_are() -> None:
+@pytest.mark.parametrize(("short", "long"), [(1, 1), (1, 5), (1, 10), (10, 1)])
+def test_those_who_wait_have_a_third_of_the_time_however_long_their_calls_are(short: int, long: int) -> None:
     device = Device(lambda pictures: pictures)
     taken = {True: 0.0, False: 0.0}
-    for _ in range(300):
-        patient = device.pace.is_due
-        taken[patient] += device.call(5 if patient else 1, patient)
-    assert taken[True] / (taken[True] + taken[False]) == pytest.approx(1 / 3, abs=0.02)
+    for _ in range(600):
+        theirs = device.pace.is_due
+        taken[theirs] += device.call(long if theirs else short, theirs)
+    assert taken[True] / (taken[True] + taken[False]) == pytest.approx(1 / 3, abs=0.03)
+
+
+def test_nothing_is_owed_for_calls_that_keep_nobody_waiting() -> None:
+    device = Device(lambda pictures: pictures)
+    device.call(4, theirs=True)
+    for _ in range(100):
+        device.call(4)
+    assert not device.pace.is_due
+    for _ in range(16):
+        device.call(1, theirs=False)
+    assert device.pace.is_due
 
 
 def test_a_call_that_fails_teaches_nothing() -> None:
     device = Device(lambda pictures: 1)
-    with pytest.raises(RuntimeError), device.pace.timing("kind", 1, patient=True):
+    with pytest.raises(RuntimeError), device.pace.timing("kind", 1, theirs=True):
         raise RuntimeError
     assert device.pace.is_due
     assert device.calls(near=1, times=1) == [1]

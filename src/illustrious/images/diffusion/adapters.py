@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +68,7 @@ class Adapters:
         """Nothing acts any more, and nothing is kept in memory."""
         self.use(())
         for place in self._places:
-            place.changes.cache_clear()
+            place.changes.clear()
         self._kept.clear()
 
     def use(self, loras: Loras) -> list[str]:
@@ -92,7 +91,7 @@ class _Place:
     """Where LoRAs act: layers, in their own ``dtype`` where that is not the one they were loaded in."""
 
     def __init__(self, modules: dict[Layer, AnyLayer], dtype: torch.dtype | None = None) -> None:
-        self.changes = lru_cache(SETS)(self._changes)
+        self.changes: Recent[dict[Layer, list[tuple[Delta, float]]]] = Recent(SETS, lambda changes: 1)
         self._modules = modules
         self._dtype = dtype
         self._hooks: list[RemovableHandle] = []
@@ -100,7 +99,7 @@ class _Place:
     def use(self, loras: Loras) -> None:
         for hook in self._hooks:
             hook.remove()
-        changes = self.changes(loras)
+        changes = self.changes.get(loras, lambda: self._changes(loras))
         self._hooks = [self._modules[layer].register_forward_hook(_adding(its)) for layer, its in changes.items()]
 
     def _changes(self, loras: Loras) -> dict[Layer, list[tuple[Delta, float]]]:

@@ -76,13 +76,11 @@ class SDXLEngine:
             note=model.note,
             versions=versions(),
         )
-        from illustrious.images.diffusion.warm_up import warm_up
-
-        if self._options.warm_up:
-            warm_up(model)
         loop, stock = _loop(model, self._options)
+        held = {model.name: device}
+        del model  # from now on the stock alone says how long it stays in memory
         try:
-            yield from _serve(loop, stock, inbox, {model.name: device})
+            yield from _serve(loop, stock, inbox, held)
         finally:
             loop.close()
 
@@ -119,7 +117,10 @@ def _loop(model: Model, options: EngineOptions) -> tuple[Loop, Stock]:
     from illustrious.images.diffusion.loop import Loop
     from illustrious.images.diffusion.placement import Memory
     from illustrious.images.diffusion.stock import Stock
+    from illustrious.images.diffusion.warm_up import warm_up
 
+    if options.warm_up:
+        warm_up(model)
     memory = Memory(model.placement, options.memory_limit)
     own = None if options.model is None else Path(options.model)
     known = None if options.identities is None else Identities(Path(options.identities), write=False)

@@ -25,6 +25,17 @@ class Sharing:
     def __init__(self) -> None:
         self.verdicts: dict[tuple[Hashable, Hashable, int], bool] = {}
 
+    def able(self, pictures: Sequence[Picture]) -> list[Picture]:
+        """Those that may share a call with the first, by what has been found, or that it is still to be tried with."""
+        first = pictures[0]
+        alike = [first, *(picture for picture in pictures[1:] if picture.shape == first.shape)]
+        able = 1
+        for count in COUNTS:
+            if count > len(alike) or self.verdicts.get((first.group, first.shape, count)) is False:
+                break
+            able = count
+        return alike[:able]
+
     def predict(self, predict: Predict, pictures: Sequence[Picture]) -> list[tuple[Picture, Tensor]]:
         """The answers for the first picture, and for as many others of its shape as may share its call.
 
@@ -51,3 +62,12 @@ class Sharing:
         first = pictures[0]
         self.verdicts[first.group, first.shape, len(pictures)] = all(map(torch.equal, alone, together))
         return list(zip(pictures, alone, strict=True))
+
+
+def tried_up_to(count: int) -> int:
+    """The largest number of pictures up to ``count`` that is tried.
+
+    >>> tried_up_to(5), tried_up_to(1)
+    (4, 1)
+    """
+    return max(number for number in (1, *COUNTS) if number <= count)

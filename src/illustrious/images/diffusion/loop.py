@@ -23,7 +23,7 @@ from illustrious.errors import EngineFailed, InvalidRequest, StudioError, TooLar
 from illustrious.images import Admit, Done, Event, Failed, Step
 from illustrious.images.diffusion.denoise import Picture, predict
 from illustrious.images.diffusion.draw import Aside, Surroundings, Work, draw, memory_message, total_steps
-from illustrious.images.diffusion.exact import Sharing
+from illustrious.images.diffusion.exact import Sharing, tried_up_to
 from illustrious.images.diffusion.model import Model
 from illustrious.images.diffusion.pace import Pace
 from illustrious.images.diffusion.placement import Memory, memory_ran_out
@@ -96,7 +96,6 @@ class Loop:
         self._served: dict[str, int] = {}
         self._admitted = 0
         self._turns = 0
-        self._patient: _Strand | None = None
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="aside")
         self._done_aside: SimpleQueue[tuple[_Strand, Future[Any]]] = SimpleQueue()
 
@@ -133,7 +132,7 @@ class Loop:
         yield from self._begin_all()
         drawing = self._drawing()
         if drawing:
-            yield from self._call(self._chosen(drawing))
+            yield from self._call(*self._chosen(drawing))
 
     # --- whose turn it is --------------------------------------------------------------------------------------
 
@@ -148,22 +147,26 @@ class Loop:
     def _has_more(job: _Job) -> bool:
         return bool(job.requests) and len(job.strands) < AT_A_TIME
 
-    def _chosen(self, drawing: Sequence[_Strand]) -> list[_Strand]:
-        """The one whose turn it is, and then those that could join it, in the order of what they have left."""
+    def _chosen(self, drawing: Sequence[_Strand]) -> tuple[list[_Strand], _Strand | None]:
+        """The one whose turn it is and then those that could join it, in the order of what they have left; and the one
+        who is kept waiting for the shortest, if there is one."""
         by_length = sorted(drawing, key=lambda strand: (_left(strand), strand.job.number, strand.place))
-        waiting = min((strand.job.caller for strand in drawing), key=lambda caller: self._served.get(caller, 0))
-        own = [strand for strand in drawing if strand.job.caller == waiting]
-        self._patient = min(own, key=lambda strand: (strand.job.number, strand.place))
-        first = self._patient if self._pace.is_due else by_length[0]
+        shortest = by_length[0]
+        others = [strand for strand in drawing if strand.job.caller != shortest.job.caller] or drawing
+        caller = min((strand.job.caller for strand in others), key=lambda caller: self._served.get(caller, 0))
+        own = [strand for strand in others if strand.job.caller == caller]
+        oldest = min(own, key=lambda strand: (strand.job.number, strand.place))
+        waiting = None if oldest is shortest else oldest
+        first = waiting if waiting is not None and self._pace.is_due else shortest
         group = _group(first)
-        return [first, *(strand for strand in by_length if strand is not first and _group(strand) == group)]
+        return [first, *(strand for strand in by_length if strand is not first and _group(strand) == group)], waiting
 
     # --- one call of the UNet ----------------------------------------------------------------------------------
 
-    def _call(self, strands: Sequence[_Strand]) -> Iterator[Event]:
+    def _call(self, strands: Sequence[_Strand], waiting: _Strand | None) -> Iterator[Event]:
         by_picture = {strand.picture: strand for strand in strands if strand.picture is not None}
         try:
-            answers = self._answers(strands[0].model, list(by_picture))
+            answers = self._answers(strands[0].model, list(by_picture), waiting.picture if waiting else None)
         except EngineFailed as error:
             yield self._failed(strands[0].job, "failed", str(error))
             return
@@ -182,19 +185,26 @@ class Loop:
                 strand.picture = None
                 yield from self._go_on(strand, partial(strand.work.send, None))
 
-    def _answers(self, model: Model, pictures: Sequence[Picture]) -> Sequence[tuple[Picture, Tensor]]:
+    def _answers(
+        self, model: Model, pictures: Sequence[Picture], waiting: Picture | None
+    ) -> Sequence[tuple[Picture, Tensor]]:
         """The UNet's answers for the first, and for others as far as there is room and it pays. Raises
         ``EngineFailed``."""
         first = pictures[0]
+        measured = partial(self._measured, model, waiting)
         while True:
             fitting = pictures[: self._memory.room(first.group)]
+            if first.exact:
+                fitting = self.sharing.able(fitting)
             near = sum(picture.left <= NEAR * first.left for picture in fitting)
-            together = fitting[: self._pace.together(first.group, near, len(fitting) - near)]
+            if first.exact:
+                near = tried_up_to(near)
+            together = fitting[: self._pace.together(_kind(model, first), near, len(fitting) - near)]
             try:
                 with torch.inference_mode(), first.worn():
                     if first.exact:
-                        return self.sharing.predict(partial(self._measured, model), together)
-                    return list(zip(together, self._measured(model, together), strict=True))
+                        return self.sharing.predict(measured, together)
+                    return list(zip(together, measured(together), strict=True))
             except RuntimeError as error:
                 if not memory_ran_out(error):
                     raise
@@ -203,10 +213,10 @@ class Loop:
                 if len(together) == 1 and not self._beside.submit(model.make_room).result():
                     raise EngineFailed(memory_message(model)) from error
 
-    def _measured(self, model: Model, pictures: Sequence[Picture]) -> list[Tensor]:
-        group, count = pictures[0].group, len(pictures)
-        patient = self._patient is not None and self._patient.picture in pictures
-        with self._memory.measuring(group, count), self._pace.timing(group, count, patient):
+    def _measured(self, model: Model, waiting: Picture | None, pictures: Sequence[Picture]) -> list[Tensor]:
+        first, count = pictures[0], len(pictures)
+        theirs = None if waiting is None or (waiting in pictures and waiting is not first) else waiting is first
+        with self._memory.measuring(first.group, count), self._pace.timing(_kind(model, first), count, theirs):
             return predict(model.unet, pictures)
 
     def _stepped(self, strand: _Strand, picture: Picture) -> Step:
@@ -308,6 +318,11 @@ class Loop:
 
 def _left(strand: _Strand) -> int:
     return strand.picture.left if strand.picture is not None else 0
+
+
+def _kind(model: Model, picture: Picture) -> Hashable:
+    """Calls that take equally long: a graph that became ready makes others of them."""
+    return picture.group, picture.shape, model.compiled.shapes if model.compiled is not None else 0
 
 
 def _group(strand: _Strand) -> Hashable:

@@ -57,11 +57,12 @@ class Outfit:
         ``None``: it has none, or is asked whole. And what is lost by what is worn."""
         if speed == "exact" or not has_parts(self.model.unet):
             return None, []
+        compiled = self.model.compiled
         if self.axes != "none":
-            return None, [SEAMLESS]
+            would_be_faster = self.model.rounded is not None or (compiled is not None and compiled.may_draw)
+            return None, [SEAMLESS] if speed == "fast" or would_be_faster else []
         if self.model.rounded is not None:
             return self.model.rounded, []
-        compiled = self.model.compiled
         if compiled is not None and not self.loras:
             return compiled, []
         is_lost = compiled is not None and compiled.may_draw

@@ -5,7 +5,7 @@ model; nothing tells beforehand. So every number is tried a few times and what i
 """
 
 import time
-from collections import defaultdict, deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,8 +28,11 @@ first."""
 DELAY = 1.25
 """How many times as long a picture's call may take for the sake of others that have much more left."""
 
-SHARE = 2.0
-"""Seconds for the pictures with the fewest turns left to one second for those who wait."""
+SHARE = 0.5
+"""Seconds for those who wait to one second for the picture with the fewest turns left."""
+
+KINDS = 200
+"""Kinds of calls that are remembered."""
 
 _Moment = float | torch.Event
 
@@ -38,7 +41,7 @@ _Moment = float | torch.Event
 class _Call:
     kind: Hashable
     pictures: int
-    patient: bool
+    theirs: bool | None
     begin: _Moment
     end: _Moment
 
@@ -53,6 +56,14 @@ class _Call:
 
 
 @dataclass
+class _Kind:
+    """``calls`` so far, and what those of each number of pictures took."""
+
+    calls: int = 0
+    measured: "dict[int, _Measured]" = field(default_factory=dict)
+
+
+@dataclass
 class _Measured:
     """Seconds of the last calls of one kind and number, and when, in calls of that kind, the last one was."""
 
@@ -62,7 +73,7 @@ class _Measured:
 
 
 class Pace:
-    """Calls of one *kind* take equally long for equally many pictures: those of a group.
+    """Calls of one *kind* take equally long for equally many pictures: those of a group and a shape.
 
     A device that computes beside the program is let run one call ahead: enough to keep it busy, and little enough that
     a picture which is cancelled stops soon.
@@ -73,24 +84,31 @@ class Pace:
         self._clock = clock
         self._ahead = 0 if device.type == "cpu" else 1
         self._under_way: deque[_Call] = deque()
-        self._measured: dict[Hashable, dict[int, _Measured]] = defaultdict(dict)
-        self._calls: dict[Hashable, int] = defaultdict(int)
-        self._due_in = 0.0
+        self._kinds: OrderedDict[Hashable, _Kind] = OrderedDict()
+        self._owed = 0.0
+        self._last_turn = 0.0
 
     @contextmanager
-    def timing(self, kind: Hashable, pictures: int, patient: bool) -> Iterator[None]:
-        """Around a call of so many pictures; ``patient``: with the one who has waited longest. One that raises teaches
-        nothing."""
+    def timing(self, kind: Hashable, pictures: int, theirs: bool | None) -> Iterator[None]:
+        """Around a call of so many pictures. ``theirs``: it is the turn of the one who has waited longest, or of others
+        while that one waits; ``None``: nobody is kept waiting. One that raises teaches nothing."""
         begin = self._now()
         yield
-        self._under_way.append(_Call(kind, pictures, patient, begin, self._now()))
+        self._under_way.append(_Call(kind, pictures, theirs, begin, self._now()))
         while len(self._under_way) > self._ahead:
             self._learn(self._under_way.popleft())
 
     @property
     def is_due(self) -> bool:
-        """It is the turn of the one who has waited longest."""
-        return self._due_in <= 0 and not any(call.patient for call in self._under_way)
+        """It is the turn of the one who has waited longest: as much time is owed to those who wait as their last turn
+        took. What is under way counts with what such calls took before."""
+        owed = self._owed
+        for call in self._under_way:
+            seconds = self._seconds(call.kind, call.pictures)
+            if seconds is None and call.theirs:
+                return False
+            owed += _owing(call.theirs, seconds or 0.0)
+        return owed >= self._last_turn
 
     def together(self, kind: Hashable, near: int, others: int) -> int:
         """How many pictures the next call should hold: of ``near``, which have about as much left as the first of them,
@@ -124,29 +142,43 @@ class Pace:
         return fastest if rates[fastest] >= GAIN * rates[1] else 1
 
     def _seconds(self, kind: Hashable, pictures: int) -> float | None:
-        measured = self._measured[kind].get(pictures)
-        if measured is None or measured.tries <= TRIES or self._calls[kind] - measured.last > STALE:
+        known = self._kinds.get(kind, _Kind())
+        measured = known.measured.get(pictures)
+        if measured is None or measured.tries <= TRIES or known.calls - measured.last > STALE:
             return None
         return sum(measured.seconds) / len(measured.seconds)
 
     def _learn(self, call: _Call) -> None:
-        self._calls[call.kind] += 1
-        known, now = self._measured[call.kind], self._calls[call.kind]
-        if call.pictures not in known or now - known[call.pictures].last > STALE:
-            known[call.pictures] = _Measured()
-        measured = known[call.pictures]
-        measured.last = now
+        known = self._kinds.setdefault(call.kind, _Kind())
+        self._kinds.move_to_end(call.kind)
+        while len(self._kinds) > KINDS:
+            self._kinds.popitem(last=False)
+        known.calls += 1
+        measured = known.measured.get(call.pictures)
+        if measured is None or known.calls - measured.last > STALE:
+            measured = known.measured[call.pictures] = _Measured()
+        measured.last = known.calls
         measured.tries += 1
         if measured.tries > 1:  # the first of a shape also makes what later ones find made
             measured.seconds.append(call.seconds)
-        self._due_in = SHARE * call.seconds if call.patient else self._due_in - call.seconds
+        self._owed += _owing(call.theirs, call.seconds)
+        if call.theirs:
+            self._last_turn = call.seconds
 
     def _now(self) -> _Moment:
         if self._device.type == "cpu":
             return self._clock()
         event = torch.Event(self._device, enable_timing=True)
-        event.record()
+        # A process may have several devices, and the one it draws on need not be the current one.
+        event.record(torch.accelerator.current_stream(self._device))
         return event
+
+
+def _owing(theirs: bool | None, seconds: float) -> float:
+    """What a call adds to the time owed to those who wait."""
+    if theirs is None:
+        return 0.0
+    return -seconds if theirs else SHARE * seconds
 
 
 def _tried(most: int) -> list[int]:

@@ -8,7 +8,7 @@ Value = TypeVar("Value")
 
 
 class Recent(Generic[Value]):
-    """Up to ``capacity`` bytes, as ``size`` measures them; the newest stays even if it is larger than that."""
+    """Up to ``capacity`` bytes, or whatever ``size`` measures them in; the newest stays even if it is larger."""
 
     def __init__(self, capacity: int, size: Callable[[Value], int]) -> None:
         self._capacity = capacity

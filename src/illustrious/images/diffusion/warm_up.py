@@ -12,12 +12,13 @@ from illustrious.images.diffusion.edit import Start
 from illustrious.images.diffusion.model import Model
 from illustrious.images.diffusion.outfit import Outfit
 from illustrious.images.diffusion.placement import free_memory, memory_ran_out
+from illustrious.images.diffusion.shortcuts import has_parts
 from illustrious.types import ImageRequest
 
 
 def warm_up(model: Model) -> None:
     """Begin to compile, beside, where the device gains by it and has room for the whole model. Returns at once."""
-    if model.compiled is None or not model.is_whole:
+    if model.compiled is None or not model.is_whole or not has_parts(model.unet):
         return
     try:
         usual = _usual(model)
@@ -43,7 +44,7 @@ def _usual(model: Model) -> dict[str, Any]:
         scheduler=model.sampler.scheduler(),
         noise=beginning,
         conditioning=conditioning,
-        steps=1,
+        steps=ImageRequest().steps,
         guidance=ImageRequest().guidance,
         generator=generator,
         start=Start(fixed=further if model.is_inpainting else None),
