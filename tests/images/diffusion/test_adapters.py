@@ -1,5 +1,7 @@
 """LoRAs at work: as diffusers applies them, in any order of pictures, and leaving the model as it is."""
 
+import gc
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -203,3 +205,16 @@ def test_a_lora_acts_in_the_models_own_dtype(tmp_path: Path) -> None:
     latents = draw(pipeline)
     assert latents.dtype == torch.bfloat16
     assert latents.isfinite().all()
+
+
+def test_nothing_keeps_a_model_in_memory_that_loras_acted_on(tmp_path: Path) -> None:
+    pipeline = new_pipeline()
+    adapters = new_adapters(pipeline)
+    adapters.use((WeightedLora(adapters.load(write(tmp_path / "one.safetensors", "peft", seed=1)), 1.0),))
+    layer = weakref.ref(pipeline.unet.conv_in)
+    gc.disable()  # it frees what waits for nobody but itself, some day; memory is needed now
+    try:
+        del pipeline, adapters
+        assert layer() is None
+    finally:
+        gc.enable()
