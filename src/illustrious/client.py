@@ -157,7 +157,7 @@ class IllustriousAIClient:
         the last in any case, though the picture may be there before anyone can listen. ``kwargs`` are fields of
         ``/jobs``, whose ranges are wider. Waits as long as the studio gives signs of life."""
         job = self._ask("POST", "/jobs", self._timeout, {"prompt": prompt, **kwargs})
-        taken, steps = 0, job["progress"]["steps"]
+        taken, steps = 0, 1
         for event, data in self._events(f"/jobs/{job['id']}/events"):
             if event == "step":
                 taken, steps = data["step"], data["steps"]
@@ -166,7 +166,8 @@ class IllustriousAIClient:
                 raise (ModelUnavailable if data["kind"] == "Unavailable" else GenerationFailed)(data["message"])
             elif event == "result":
                 if taken < steps:
-                    on_step(steps, steps)
+                    progress = self._ask("GET", f"/jobs/{job['id']}", self._timeout)["progress"]
+                    on_step(progress["step"], progress["steps"])
                 picture = data["images"][0]
                 with self._told(self._timeout):
                     file = self._http.get(picture["url"])
