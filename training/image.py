@@ -2,7 +2,8 @@
 GPUs ``accelerate launch --num_processes 4 -m training.image``, which share each step's samples.
 
 It says first what it will cost. It can be ended at any time (Ctrl-C, SIGTERM, a power cut) and goes on when it is
-started again, with the very same result: every step's pictures and noise depend on the step's number alone.
+started again, with the very same result where as many processes share it: every step's pictures and noise depend on the
+step's number alone.
 """
 
 import logging

@@ -169,7 +169,9 @@ def calls(monkeypatch: pytest.MonkeyPatch, change: Callable[[Answer], Answer] = 
 LIKE = {str(seed): RED.model_copy(update={"seed": seed, "steps": 16 + seed}) for seed in range(4)}
 
 
-def test_inexact_pictures_share_every_call_that_memory_allows(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inexact_pictures_share_every_call_where_that_is_faster_and_memory_allows(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     counts = calls(monkeypatch)
     happened = drawn(looped(model), {name: one.model_copy(update={"exact": False}) for name, one in LIKE.items()})
     assert len(pictures(happened)) == 4
