@@ -41,20 +41,12 @@ class Sharing:
 
         All ``pictures`` are of one group.
         """
-        first = pictures[0]
-        alike = [first, *(picture for picture in pictures[1:] if picture.shape == first.shape)]
-        sharing = 1
+        able = self.able(pictures)
+        first = able[0]
         for count in COUNTS:
-            if count > len(alike):
-                break
-            verdict = self.verdicts.get((first.group, first.shape, count))
-            if verdict is None:
-                return self._tried(predict, alike[:count])
-            if not verdict:
-                break
-            sharing = count
-        together = alike[:sharing]
-        return list(zip(together, predict(together), strict=True))
+            if count <= len(able) and (first.group, first.shape, count) not in self.verdicts:
+                return self._tried(predict, able[:count])
+        return list(zip(able, predict(able), strict=True))
 
     def _tried(self, predict: Predict, pictures: Sequence[Picture]) -> list[tuple[Picture, Tensor]]:
         alone = [predict([picture])[0] for picture in pictures]
