@@ -57,6 +57,16 @@ async def test_each_device_has_a_worker_and_they_draw_at_the_same_time(tmp_path:
         assert first.job_id != second.job_id
 
 
+async def test_what_went_wrong_with_any_of_the_workers_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path, devices=("cpu", "cpu", "cpu")) as studio:
+        for worker, warnings in zip(studio.workers, ((), ("No compiler.",), ("No compiler.", "No room.")), strict=True):
+            status = worker.status().model_copy(update={"warnings": warnings})
+            monkeypatch.setattr(worker, "status", lambda status=status: status)
+        assert studio.backends()["image"].warnings == ("No compiler.", "No room.")
+
+
 async def test_a_studio_on_postgresql_draws_finds_and_keeps_others_out(postgresql: str, tmp_path: Path) -> None:
     database = SecretStr(postgresql)
     asker = Asker(idempotency_key="once")

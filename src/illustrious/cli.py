@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import logging.handlers
+import os
 import signal
 import socket
 import subprocess
@@ -427,7 +428,7 @@ def version() -> None:
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def test(context: typer.Context) -> None:
-    """Run the whole suite: style, types, arrows, tests. Further arguments go to pytest."""
+    """Run the whole suite: style, types, arrows, tests. Further arguments go to pytest (-n 0: in one process)."""
     root = Path.cwd()
     if not (root / "tests").is_dir():
         raise StudioError("The tests are part of the source tree: run `python main.py test` there.")
@@ -435,9 +436,11 @@ def test(context: typer.Context) -> None:
         [sys.executable, "-m", "ruff", "check", "."],
         [sys.executable, "-m", "mypy"],
         [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"],
-        [sys.executable, "-m", "pytest", *context.args],
+        # A process for each core, of which each keeps to one: threads of several that wait for each other stand still.
+        [sys.executable, "-m", "pytest", "-n", "auto", "--maxprocesses", "4", "--dist", "loadfile", *context.args],
     ]
-    failed = [check for check in checks if subprocess.run(check, cwd=root).returncode]
+    environment = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", **os.environ}
+    failed = [check for check in checks if subprocess.run(check, cwd=root, env=environment).returncode]
     for check in failed:
         err.print(f"failed: {' '.join(check[1:])}", markup=False)
     raise typer.Exit(1 if failed else 0)

@@ -251,9 +251,13 @@ class Studio:
         return next((worker.ready for worker in self.workers if worker.ready), None)
 
     def backends(self) -> dict[str, BackendStatus]:
-        """What serves images, chat and vision now: known, not asked, so it takes microseconds."""
+        """What serves images, chat and vision now: known, not asked, so it takes microseconds.
+
+        Of several image workers one speaks for all, with the warnings of each."""
         statuses = [worker.status() for worker in self.workers]
         image = next((status for status in statuses if status.available), statuses[0])
+        warnings = tuple(dict.fromkeys(warning for status in statuses for warning in status.warnings))
+        image = image.model_copy(update={"warnings": warnings})
         return {"image": image, "chat": self.chat_backend.status(), "vision": self.vision.status()}
 
     def processes(self) -> list[WorkerProcess]:

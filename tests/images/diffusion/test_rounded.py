@@ -63,10 +63,16 @@ def test_it_wears_what_the_unet_wears_and_takes_it_off_again(model: Model, tmp_p
 def test_without_room_for_a_copy_the_model_itself_answers_and_says_so(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+    free = SimpleNamespace(available=1000)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
     rounded, arguments = RoundedUNet(model.unet, model.adapters), given(model.unet, 16, 16)
-    assert torch.equal(rounded(**arguments)[0], forward(model.unet, **arguments)[0])
+    whole = forward(model.unet, **arguments)[0]
+    assert torch.equal(rounded(**arguments)[0], whole)
+    free.available = 10**12
+    assert torch.equal(rounded(**arguments)[0], whole)  # a picture is not rounded from its middle on
     assert "no room" in rounded.news()[0]
+    assert not torch.equal(rounded(**arguments)[0], whole)
+    assert rounded.news() == [] and rounded.problem is None
 
 
 def test_what_is_exact_is_not_rounded_and_all_else_is_with_loras_or_without(model: Model, tmp_path: Path) -> None:

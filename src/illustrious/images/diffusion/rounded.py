@@ -20,7 +20,8 @@ SPARE = 1.5
 class RoundedUNet:
     """``shortcuts.forward`` of a copy of ``unet`` in bfloat16, made when it is asked first. Answers are float32.
 
-    Where main memory does not suffice for the copy, ``unet`` itself answers, and ``problem`` says so.
+    Where main memory does not suffice for the copy, ``unet`` itself answers, and ``problem`` says so; once that was
+    told, the next call tries again.
     """
 
     def __init__(self, unet: Any, adapters: Adapters) -> None:
@@ -28,9 +29,10 @@ class RoundedUNet:
         self._adapters = adapters
         self._copy: Any = None
         self.problem: str | None = None
+        self._is_refused = False
 
     def __call__(self, **given: Any) -> tuple[Tensor, Tensor]:
-        if self._copy is None and self.problem is None:
+        if self._copy is None and not self._is_refused:
             self._make()
         if self._copy is None:
             return forward(self._unet, **given)
@@ -41,12 +43,14 @@ class RoundedUNet:
 
     def news(self) -> list[str]:
         """What its user should know."""
+        self._is_refused = False  # room may have been made since
         return [] if self.problem is None else [self.problem]
 
     def _make(self) -> None:
         tensors = self._unet.state_dict()
         needed = sum(tensor.numel() for tensor in tensors.values()) * torch.bfloat16.itemsize
-        if psutil.virtual_memory().available < needed * SPARE:
+        self._is_refused = psutil.virtual_memory().available < needed * SPARE
+        if self._is_refused:
             self.problem = (
                 f"There was no room for a copy of the model in bfloat16 ({needed / 1e9:.1f} GB), so the picture took "
                 "longer. Close other programs, or choose a smaller model."
@@ -57,6 +61,7 @@ class RoundedUNet:
         other.load_state_dict({name: _rounded(tensor) for name, tensor in tensors.items()}, assign=True)
         self._copy = other.eval().requires_grad_(False)
         self._adapters.act_on(self._copy)
+        self.problem = None
 
 
 def _rounded(tensor: Tensor) -> Tensor:
