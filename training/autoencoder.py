@@ -41,6 +41,7 @@ APART = 1 << 40
 
 class AutoencoderTrainer:
     def __init__(self, config: ImageConfig, icons: list[Icon], accelerator: Accelerator) -> None:
+        self.recipe = config.said("autoencoder")
         self._config = config
         self._device = accelerator.device
         self.batch = config.autoencoder.batch
@@ -129,7 +130,7 @@ def load_teacher(config: ImageConfig, device: torch.device) -> AutoencoderTiny |
 
 def main(words: list[str]) -> int:
     options = run.arguments("Train the autoencoder.", Path("training/runs/autoencoder")).parse_args(words)
-    if not run.prepare(options, "training.autoencoder", words):
+    if not run.prepare(options, "training.autoencoder", words, alone=True):
         return 0
     config = read(options.config)
     if options.samples:

@@ -136,6 +136,7 @@ class CaptionerTrainer:
     def __init__(self, recipe: Recipe, material: Material, accelerator: Accelerator) -> None:
         self.batch = recipe.batch
         self.material = material
+        self.recipe = recipe.model_dump(mode="json")
         self._recipe = recipe
         self._device = accelerator.device
         learned, self._kept = kept_apart(material.icons, material.names, recipe.styles[0])
@@ -299,7 +300,7 @@ def main(words: list[str]) -> int:
     parser = run.arguments("Train the captioner.", Path("training/runs/captioner"))
     parser.set_defaults(config=Path("training/captioner.toml"))
     options = parser.parse_args(words)
-    if not run.prepare(options, "training.captioner", words):
+    if not run.prepare(options, "training.captioner", words, alone=True):
         return 0
     recipe = read(options.config)
     if options.samples:

@@ -5,25 +5,32 @@
 500
 """
 
+import json
+import logging
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+log = logging.getLogger("training")
 
 KEPT = 2
 
 
 @dataclass(frozen=True)
 class State:
-    """``tensors``: everything the next step depends on but the configuration."""
+    """``tensors``: everything the next step depends on but the configuration, which ``recipe`` says, as JSON; none in
+    checkpoints of before it was kept."""
 
     step: int
     tensors: Mapping[str, Tensor]
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
 
 def save(folder: Path, state: State) -> Path:
@@ -31,7 +38,8 @@ def save(folder: Path, state: State) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"step-{state.step:08d}.safetensors"
     partial = file.with_suffix(".partial")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}, partial)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
+    save_file(tensors, partial, metadata={"recipe": json.dumps(state.recipe)})
     with partial.open("rb+") as written:
         os.fsync(written.fileno())
     partial.replace(file)
@@ -41,12 +49,25 @@ def save(folder: Path, state: State) -> Path:
 
 
 def newest(folder: Path) -> State | None:
-    files = _files(folder)
-    if not files:
+    """Of those that can be read; that one cannot is logged. Raises ``SafetensorError`` where none of them can."""
+    *older, last = [None, *_files(folder)]
+    if last is None:
         return None
-    with safe_open(files[-1], "pt") as opened:
-        names = list(opened.keys())
-        return State(int(files[-1].stem.removeprefix("step-")), {name: opened.get_tensor(name) for name in names})
+    try:
+        return _read(last)
+    except SafetensorError as error:
+        before = older[-1]
+        if before is None:
+            raise
+        log.warning("%s cannot be read (%s): going back to %s", last, error, before.name)
+        return _read(before)
+
+
+def _read(file: Path) -> State:
+    with safe_open(file, "pt") as opened:
+        recipe = json.loads((opened.metadata() or {}).get("recipe", "{}"))
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - it is no mapping
+    return State(int(file.stem.removeprefix("step-")), tensors, recipe)
 
 
 def _files(folder: Path) -> list[Path]:

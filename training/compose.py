@@ -11,13 +11,15 @@ import zlib
 from collections import defaultdict
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from itertools import product
 
 import numpy as np
 from PIL import Image
 
 from training.colours import COLOURS, main_colour, painted
-from training.concepts import ADDED, FULL_SQUARE, NATURE_COLOUR_ONLY, nouns, plural, with_article
+from training.concepts import ADDED, FULL_SQUARE, NATURE_COLOUR_ONLY, STARTER, alike, nouns, plural, with_article
 from training.icons import Icon, Pixels
+from training.names import PLACE, coloured
 from training.scenes import HAIR, HAIR_COLOURS, SCENES, Brush, dyed, in_a_place
 
 Random = np.random.Generator
@@ -46,7 +48,8 @@ COUNT_LAYOUTS: dict[int, tuple[tuple[tuple[float, float], ...], float]] = {
 @dataclass(frozen=True)
 class Mixture:
     """How often each kind of picture is made, in parts. ``style_words``: the share of captions that name the style of
-    the first style trained on; those of other styles always do. ``painted``: the share of icons painted in another
+    the first style trained on; those of other styles always do. ``keywords``: the share of captions of a single thing
+    that go on with one of the words that the CLDR files it under. ``painted``: the share of icons painted in another
     colour. ``added``: how much oftener than others the concepts are drawn that the model it goes on from did not know.
     """
 
@@ -63,6 +66,7 @@ class Mixture:
     dragon_breathing_fire: float = 4
     painted: float = 0.35
     style_words: float = 0.05
+    keywords: float = 0.0
     other_styles: float = 0.0
     added: float = 1.0
 
@@ -71,7 +75,7 @@ class Mixture:
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _SHARES}
 
 
-_SHARES = ("painted", "style_words", "other_styles", "added")
+_SHARES = ("painted", "style_words", "keywords", "other_styles", "added")
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,13 +115,22 @@ class Composer:
         self._seed = seed
         self._everything = everything
         self._styles: dict[str, dict[str, Pixels]] = defaultdict(dict)
+        self._tags: dict[str, list[str]] = {}
         for icon in icons:
             self._styles[icon.style][icon.label] = icon.pixels
+            # A colour among them would be wrong of what is painted in another.
+            said = {*COLOURS, *nouns(icon.label)}
+            self._tags[icon.label] = [tag for tag in icon.tags if tag not in said]
         self._main = next(iter(self._styles))
         self._others = [style for style in self._styles if style != self._main]
         labels = sorted(self._styles[self._main])
+        kinds_of = {icon.label: icon.kind for icon in icons}
+        # Of the starter's things it is known one by one; of all others by their kind.
+        whole = {label for label in labels if label not in STARTER and kinds_of[label] == PLACE}
+        own = {label for label in labels if label not in STARTER and not coloured(label, kinds_of[label])}
+        self._unpainted = NATURE_COLOUR_ONLY | own
         self._labels = Choice(labels, mixture.added)
-        self._things = Choice([label for label in labels if label not in FULL_SQUARE], mixture.added)
+        self._things = Choice([label for label in labels if label not in FULL_SQUARE | whole], mixture.added)
         kinds = self._possible(mixture.kinds)
         self._kinds = list(kinds)
         self._odds = np.array(list(kinds.values())) / sum(kinds.values())
@@ -134,7 +147,11 @@ class Composer:
         return Sample(made.pixels, _spoken(random, made.caption))
 
     def _left_out(self, kind: str, *parts: str) -> bool:
-        return not self._everything and held_out(kind, *parts)
+        """Under any label that goes by the same noun: a dragon and a dragon's face are both called a dragon."""
+        if self._everything:
+            return False
+        told = product(*map(alike, parts))
+        return any(held_out(kind, *(sorted(each) if kind == "pair" else each)) for each in told)
 
     def _possible(self, kinds: dict[str, float]) -> dict[str, float]:
         """Without those that need an icon that is not there, or hair that cannot be dyed."""
@@ -158,12 +175,12 @@ class Composer:
         pixels = self._styles[style][label]
         names = nouns(label)
         noun = names[0] if random.random() < 0.6 else names[int(random.integers(len(names)))]
-        if random.random() < painted_share and label not in NATURE_COLOUR_ONLY:
+        if random.random() < painted_share and label not in self._unpainted:
             colour = PAINTS[int(random.integers(len(PAINTS)))]
             if not self._left_out("colour", label, colour):
                 return label, f"{colour} {noun}", self._painted(style, label, colour), colour, style
         colour, share = self._colour_of(style, label)
-        names_itself = share > 0.6 and label not in NATURE_COLOUR_ONLY and random.random() < 0.3
+        names_itself = share > 0.6 and label not in self._unpainted and random.random() < 0.3
         if names_itself and not self._left_out("colour", label, colour):
             return label, f"{colour} {noun}", pixels, colour, style
         return label, noun, pixels, "", style
@@ -181,7 +198,13 @@ class Composer:
         room = (1 - side) / 2
         centre = (0.5 + random.uniform(-room, room), 0.5 + random.uniform(-room, room))
         picture = self._placed(ground, [(pixels, centre, side)])
-        return Sample(picture, self._styled(random, f"{with_article(noun)}{words}", style))
+        return Sample(picture, self._styled(random, f"{with_article(noun)}{words}{self._filed(random, label)}", style))
+
+    def _filed(self, random: Random, label: str) -> str:
+        tags = self._tags[label]
+        if not tags or random.random() >= self._mixture.keywords:
+            return ""
+        return f", {tags[int(random.integers(len(tags)))]}"
 
     def _sized(self, random: Random) -> Sample:
         label, noun, pixels, colour, style = self._thing(random, self._things, 0.15)
@@ -190,9 +213,8 @@ class Composer:
         side = {"small": 0.5, "tiny": 0.33, "big": 1.0}[size] * random.uniform(0.95, 1.05)
         room = max(0.0, (1 - side) / 2 * 0.5)
         centre = (0.5 + random.uniform(-room, room), 0.5 + random.uniform(-room, room))
-        return Sample(
-            self._placed(ground, [(pixels, centre, side)]), self._styled(random, f"a {size} {noun}{words}", style)
-        )
+        said = with_article(f"{size} {noun}") + words
+        return Sample(self._placed(ground, [(pixels, centre, side)]), self._styled(random, said, style))
 
     def _count(self, random: Random) -> Sample:
         number = int(random.choice([2, 2, 3, 3, 4]))
@@ -210,7 +232,7 @@ class Composer:
     def _pair(self, random: Random) -> Sample:
         first = self._thing(random, self._things, 0.2)
         second = self._thing(random, self._things, 0.2)
-        if first[0] == second[0] or self._left_out("pair", *sorted((first[0], second[0]))):
+        if first[0] == second[0] or self._left_out("pair", first[0], second[0]):
             return self._single(random)
         ground, words = self._ground(random, "", "")
         a, b = with_article(first[1]), with_article(second[1])
@@ -234,7 +256,7 @@ class Composer:
     def _hair(self, random: Random) -> Sample:
         hair = HAIR[int(random.choice(len(HAIR), p=[0.6, 0.25, 0.15]))]
         colour = PAINTS[int(random.integers(len(PAINTS)))]
-        ground, words = self._ground(random, "", colour)
+        ground, words = self._ground(random, hair.label, colour)
         icon = dyed(self._styles[self._main][hair.label], self._main, COLOURS[colour])
         picture = self._placed(ground, [(icon, (0.5, 0.5), random.uniform(0.9, 1.0))])
         noun = hair.nouns[int(random.integers(len(hair.nouns)))]
@@ -250,11 +272,13 @@ class Composer:
         first = names[int(random.integers(len(names)))]
         if chance < 0.9:
             ground = np.full((size, size, 3), COLOURS[first], np.uint8)
-            return ground, (f" on a {first} background" if random.random() < 0.8 else f", {first} background")
+            plainly = random.random() < 0.8
+            return ground, (f" on {with_article(first)} background" if plainly else f", {first} background")
         second = names[int(random.integers(len(names)))]
         share = np.linspace(0, 1, size)[:, None, None]
         blend = np.array(COLOURS[first]) * (1 - share) + np.array(COLOURS[second]) * share
-        words = f" on a {first} background" if first == second else f" on a {first} and {second} background"
+        colours = first if first == second else f"{first} and {second}"
+        words = f" on {with_article(colours)} background"
         return np.broadcast_to(blend.round().astype(np.uint8), (size, size, 3)), words
 
     def _placed(self, ground: Pixels, icons: list[tuple[Pixels, tuple[float, float], float]]) -> Pixels:

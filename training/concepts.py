@@ -4,6 +4,9 @@ The first noun is the commonest. A label not listed here goes by itself, and a l
 too.
 """
 
+import re
+from functools import cache
+
 NOUNS: dict[str, tuple[str, ...]] = {
     "red apple": ("apple",),
     "red heart": ("heart",),
@@ -99,39 +102,80 @@ def nouns(label: str) -> tuple[str, ...]:
     return (label,)
 
 
+@cache
+def alike(label: str) -> tuple[str, ...]:
+    """The label, and others that share a noun with it.
+
+    >>> alike("dragon"), alike("owl")
+    (('dragon', 'dragon face'), ('owl',))
+    """
+    own = set(nouns(label))
+    return (label, *(other for other in STARTER if other != label and own & set(nouns(other))))
+
+
 IRREGULAR = {
-    "mouse": "mice",
-    "sheep": "sheep",
-    "bread": "loaves of bread",
     "man": "men",
     "woman": "women",
+    "child": "children",
+    "person": "people",
+    "foot": "feet",
+    "tooth": "teeth",
+    "goose": "geese",
+    "mouse": "mice",
+    "ox": "oxen",
     "wolf": "wolves",
-    "cherries": "cherries",
+    "elf": "elves",
+    "leaf": "leaves",
+    "knife": "knives",
 }
+
+SEVERAL = frozenset({"cherries", "grapes", "swords", "glasses", "scissors", "chopsticks"})
+"""What is many in one icon already."""
+
+UNCHANGED = SEVERAL | {"fish", "blowfish", "sheep", "deer"}
+
+MASS = frozenset({"bread", "fire"})
 
 
 def plural(noun: str) -> str:
     """
-    >>> plural("cup of coffee"), plural("fox"), plural("butterfly"), plural("fish")
-    ('cups of coffee', 'foxes', 'butterflies', 'fish')
+    >>> plural("cup of coffee"), plural("purple wolf"), plural("butterfly"), plural("blue fish"), plural("red cherries")
+    ('cups of coffee', 'purple wolves', 'butterflies', 'blue fish', 'red cherries')
+    >>> plural("woman with blond hair"), plural("person running"), plural("crossed swords")
+    ('women with blond hair', 'people running', 'crossed swords')
     """
-    head, of, rest = noun.partition(" of ")
-    if noun in IRREGULAR:
-        return IRREGULAR[noun]
-    if head.endswith(("s", "sh", "ch", "x")):
-        head = head if head in ("grapes", "fish", "swords", "crossed swords") else head + "es"
+    before, head, after = _parts(noun)
+    if head in IRREGULAR:
+        head = IRREGULAR[head]
+    elif head in UNCHANGED:
+        pass
+    elif head.endswith(("s", "sh", "ch", "x")):
+        head += "es"
     elif head.endswith("y") and head[-2] not in "aeiou":
         head = head[:-1] + "ies"
     else:
         head += "s"
-    return head + of + rest
+    return before + head + after
 
 
 def with_article(noun: str) -> str:
     """
-    >>> with_article("owl"), with_article("unicorn"), with_article("cherries")
-    ('an owl', 'a unicorn', 'cherries')
+    >>> with_article("owl"), with_article("unicorn"), with_article("red cherries"), with_article("orange background")
+    ('an owl', 'a unicorn', 'red cherries', 'an orange background')
     """
-    if noun in ("cherries", "grapes", "bread", "fire", "swords", "crossed swords"):
+    _, head, _ = _parts(noun)
+    if head in SEVERAL | MASS:
         return noun
     return f"an {noun}" if noun[0].lower() in "aeiou" and not noun.startswith("uni") else f"a {noun}"
+
+
+_NOUN = re.compile(r"(.*?)([\w-]+)((?: (?:of|with|in|on|at|for|from) .*| \w+ing(?: .*)?)?)")
+
+
+def _parts(noun: str) -> tuple[str, str, str]:
+    """What stands before the word that is inflected, that word, and what comes after it."""
+    found = _NOUN.fullmatch(noun)
+    if found is None:
+        raise ValueError(f"{noun!r} is no noun.")
+    before, head, after = found.groups()
+    return before, head, after

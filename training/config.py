@@ -6,7 +6,7 @@ in half an hour.
 
 import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -109,12 +109,18 @@ class FewStepsConfig(LoraConfig):
     guidance: float = 5.0
 
 
+PARTS = {"autoencoder", "style", "few_steps", "preview"}
+"""Of ``ImageConfig``: what other commands than ``training.image`` make."""
+
+
 class ImageConfig(Noun):
     """``size``: pixels a side of the pictures trained on; ``native``: of those the finished model draws, which is what
     the UNet is told. They differ where the finished model has an autoencoder that draws larger.
 
     ``styles``: of ``training.icons.STYLES``, the main one first. ``vocabulary``: the icons of
     ``training.concepts.STARTER`` or all there are.
+
+    ``workers``: processes that compose samples ahead (on Linux), for devices that learn faster than one composes.
 
     ``samples`` are seen in all, ``batch`` at a time; ``warmup`` to ``weight_decay`` are
     ``training.learner.Schedule``'s. ``caption_dropout``: the share of samples without a caption, which guidance needs.
@@ -133,6 +139,7 @@ class ImageConfig(Noun):
     style: StyleConfig = Field(default_factory=StyleConfig)
     few_steps: FewStepsConfig = Field(default_factory=FewStepsConfig)
     preview: PreviewConfig = Field(default_factory=PreviewConfig)
+    workers: int = 0
     samples: int = 120_000
     batch: int = 32
     learning_rate: float = 3e-4
@@ -147,6 +154,10 @@ class ImageConfig(Noun):
     seed: int = 0
     checkpoint_minutes: float = 5.0
     sheet_every: int = 20_000
+
+    def said(self, *parts: str) -> dict[str, Any]:
+        """The recipe as JSON, without what other commands than the asking one read: of ``PARTS`` only ``parts``."""
+        return self.model_dump(mode="json", exclude=PARTS - set(parts))
 
     @property
     def schedule(self) -> Schedule:

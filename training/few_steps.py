@@ -15,6 +15,7 @@ from torch import Tensor
 from training import lora, run
 from training.config import ImageConfig, read
 from training.icons import Icon
+from training.image import icons_of
 from training.sheet import SHEET_PROMPTS, sheet
 
 
@@ -80,7 +81,8 @@ def main(words: list[str]) -> int:
         changed = config.few_steps.model_copy(update={"samples": options.samples})
         config = config.model_copy(update={"few_steps": changed})
     config = lora.on_finished(config, options.base, config.few_steps).model_copy(update={"caption_dropout": 0.0})
-    trainer = FewStepsTrainer(config, lora.icons_of(config, options.cache), run.accelerator())
+    accelerator = run.accelerator()
+    trainer = FewStepsTrainer(config, icons_of(config, options.cache, accelerator), accelerator)
     steps = config.few_steps.steps
     return lora.learn(
         trainer, config, options.run, f"{steps}-steps", f"For {steps} steps of Euler, trailing, with guidance 1."

@@ -16,6 +16,7 @@ import subprocess
 import tarfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ import numpy as np
 import numpy.typing as npt
 import resvg_py
 from PIL import Image
+
+from training.names import OBJECT, kind
 
 log = logging.getLogger(__name__)
 
@@ -96,12 +99,14 @@ SYMBOLS_KEPT = frozenset({"red circle", "blue circle", "green circle", "yellow c
 
 @dataclass(frozen=True, eq=False)
 class Icon:
-    """``pixels``: (size, size, 4) RGBA with straight alpha. ``tags``: the CLDR keywords, without the label."""
+    """``pixels``: (size, size, 4) RGBA with straight alpha. ``tags``: the CLDR keywords, without the label. ``kind``: a
+    word of ``training.names``."""
 
     label: str
     tags: tuple[str, ...]
     style: str
     pixels: Pixels
+    kind: str = OBJECT
 
 
 def load_icons(styles: Iterable[str], size: int, cache: Path, labels: Sequence[str] | None = None) -> list[Icon]:
@@ -110,12 +115,15 @@ def load_icons(styles: Iterable[str], size: int, cache: Path, labels: Sequence[s
     Raises ``ValueError`` for an archive that is not the one named here, ``OSError`` where npm is missing or fails.
     """
     known = _labels(cache)
+    kinds = {label: kind(*group) for label, group in groups(cache).items()}
     wanted = set(labels) if labels is not None else set(known)
     icons = []
     for style in styles:
         names, pixels = _rendered(style, size, cache, known)
         chosen = [index for index, name in enumerate(names) if name in wanted]
-        icons += [Icon(names[index], known[names[index]], style, pixels[index]) for index in chosen]
+        for index in chosen:
+            name = names[index]
+            icons.append(Icon(name, known[name], style, pixels[index], kinds[name]))
     return icons
 
 
@@ -169,7 +177,9 @@ def _is_of_something(entry: dict[str, Any]) -> bool:
 def _rendered(style: str, size: int, cache: Path, known: dict[str, tuple[str, ...]]) -> tuple[list[str], Pixels]:
     """Labels and (n, size, size, 4) pixels of one style, rendered once."""
     package = STYLES[style]
-    stored = cache / "rendered" / f"{style}-{package.version}-{size}.npz"
+    made_with = "\n".join((version("resvg_py"), *sorted(known)))
+    key = hashlib.sha256(made_with.encode()).hexdigest()[:12]
+    stored = cache / "rendered" / f"{style}-{package.version}-{size}-{key}.npz"
     if not stored.exists():
         icons = _member(fetch(package, cache), "icons.json")
         drawn = dict(_draw_all(icons, size, {_slug(label): label for label in known}))

@@ -8,6 +8,7 @@ step's number alone.
 
 import logging
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from training import checkpoint, model, run
 from training.compose import Composer, Sample
@@ -36,6 +38,17 @@ class Source(Protocol):
     def sample(self, index: int) -> Sample: ...
 
 
+class Batches(Dataset[tuple[Tensor, list[str]]]):
+    """One for each step: (n, size, size, 3) bytes, and n captions."""
+
+    def __init__(self, source: Source, batch: int, places: range) -> None:
+        self._source, self._batch, self._places = source, batch, places
+
+    def __getitem__(self, step: int) -> tuple[Tensor, list[str]]:
+        samples = [self._source.sample(step * self._batch + place) for place in self._places]
+        return torch.from_numpy(np.stack([sample.pixels for sample in samples])), [each.caption for each in samples]
+
+
 class ImageTrainer:
     def __init__(self, config: ImageConfig, icons: list[Icon], accelerator: Accelerator) -> None:
         if config.batch % accelerator.num_processes:
@@ -45,8 +58,11 @@ class ImageTrainer:
             )
         self.batch = config.batch
         self._places = range(accelerator.process_index, config.batch, accelerator.num_processes)
+        self.recipe = config.said()
         self._config = config
         self._device = accelerator.device
+        self._ahead: Iterator[tuple[Tensor, list[str]]] = iter(())
+        self._next = -1
         self._composer: Source = Composer(icons, config.size, config.mixture, config.seed)
         self.model = self._model()
         for module in (self.model.trained, self.model.vae):
@@ -78,18 +94,33 @@ class ImageTrainer:
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Latents, token ids, timesteps and noise of a step: of this process's share of its samples."""
-        samples = [self._composer.sample(step * self.batch + place) for place in self._places]
+        pixels, told = self._composed(step)
         generator = torch.Generator().manual_seed((self._config.seed << 32) + step)
         # Drawn for all, so that however many share a step it is the same.
         dropped = torch.rand(self.batch, generator=generator)[self._places] < self._config.caption_dropout
-        captions = ["" if drop else sample.caption for drop, sample in zip(dropped, samples, strict=True)]
-        pictures = torch.from_numpy(np.stack([sample.pixels for sample in samples])).to(self._device)
+        captions = ["" if drop else caption for drop, caption in zip(dropped, told, strict=True)]
         with self._arithmetic():
-            latents = self.model.latents(pictures.permute(0, 3, 1, 2).float() / 127.5 - 1).float()
+            latents = self.model.latents(pixels.to(self._device).permute(0, 3, 1, 2).float() / 127.5 - 1).float()
         timesteps = torch.randint(0, len(self._alpha), (self.batch,), generator=generator)[self._places]
         noise = torch.randn((self.batch, *latents.shape[1:]), generator=generator)[self._places]
         on = self._device
         return latents, self.model.tokens(captions).to(on), timesteps.to(on), noise.to(on)
+
+    def _composed(self, step: int) -> tuple[Tensor, list[str]]:
+        batches = Batches(self._composer, self.batch, self._places)
+        if not self._config.workers:
+            return batches[step]
+        if step != self._next:  # the steps after this one are composed ahead from now on
+            ahead = range(step, sys.maxsize)
+            # Forked: caches of painted icons cannot be sent to another process.
+            self._ahead = iter(
+                DataLoader(
+                    batches, None, sampler=ahead, num_workers=self._config.workers, multiprocessing_context="fork"
+                )
+            )
+        self._next = step + 1
+        composed: tuple[Tensor, list[str]] = next(self._ahead)
+        return composed
 
     def _arithmetic(self) -> torch.autocast:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self._config.precision == "bfloat16")
@@ -108,6 +139,13 @@ class ImageTrainer:
         self.model.trained.train()
 
 
+def icons_of(config: ImageConfig, cache: Path, accelerator: Accelerator) -> list[Icon]:
+    """One process of each machine fetches and renders them; the others find them done."""
+    labels = STARTER if config.vocabulary == "starter" else None
+    with accelerator.local_main_process_first():
+        return load_icons(config.styles, config.size, cache, labels)
+
+
 def main(words: list[str]) -> int:
     parser = run.arguments("Train the starter image model.", Path("training/runs/image"))
     parser.add_argument("--export-only", action="store_true", help="write the model of the newest checkpoint and end")
@@ -117,9 +155,11 @@ def main(words: list[str]) -> int:
     config = read(options.config)
     if options.samples:
         config = config.model_copy(update={"samples": options.samples})
-    labels = STARTER if config.vocabulary == "starter" else None
-    icons = load_icons(config.styles, config.size, options.cache, labels)
-    trainer = ImageTrainer(config, icons, run.accelerator())
+    for name, part in (("start", config.model.start), ("autoencoder", config.model.autoencoder)):
+        if part is not None and not (part / "config.json").is_file() and not (part / "model_index.json").is_file():
+            parser.error(f"{options.config} names {name} = {part}, which is not there; see docs/starter-models.md")
+    accelerator = run.accelerator()
+    trainer = ImageTrainer(config, icons_of(config, options.cache, accelerator), accelerator)
     if options.export_only:
         state = checkpoint.newest(options.run / "checkpoints")
         if state is None:

@@ -69,6 +69,7 @@ class JudgeConfig(Noun):
 class JudgeTrainer:
     def __init__(self, config: JudgeConfig, icons: Sequence[Icon], accelerator: Accelerator) -> None:
         self.batch = config.batch
+        self.recipe = config.model_dump(mode="json")
         self._config = config
         self._device = accelerator.device
         of_style = ([icon for icon in icons if icon.style == style] for style in config.styles)
@@ -110,7 +111,7 @@ class JudgeTrainer:
         return True
 
     def _seconds_a_picture(self) -> float:
-        return run.timed(lambda: self._see([self._sample(APART + place) for place in range(10)]), repeats=1) / 10
+        return run.timed(lambda turn: self._see([self._sample(APART + place) for place in range(10)]), repeats=1) / 10
 
     def _keep(self, file: Path, numbers: range) -> None:
         """Fields in float16, and captions, of the pictures of these numbers."""
@@ -207,7 +208,7 @@ def main(arguments: list[str]) -> int:
     parser = run.arguments("Train the judge of starter image models.", Path("training/runs/judge"))
     parser.set_defaults(config=Path("training/judge.toml"))
     options = parser.parse_args(arguments)
-    if not run.prepare(options, "training.judge", arguments):
+    if not run.prepare(options, "training.judge", arguments, alone=True):
         return 0
     config = read(options.config)
     if options.samples:

@@ -17,9 +17,8 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 
 from training import run
-from training.concepts import STARTER
 from training.config import ImageConfig, LoraConfig
-from training.icons import STYLES, Icon, load_icons
+from training.icons import STYLES, Icon
 from training.image import ImageTrainer
 from training.learner import Learner
 
@@ -36,7 +35,9 @@ class LoraTrainer(ImageTrainer):
 
     def __init__(self, config: ImageConfig, lora: LoraConfig, icons: list[Icon], accelerator: Accelerator) -> None:
         super().__init__(config, icons, accelerator)
+        self.recipe = {**config.said(), "lora": lora.model_dump(mode="json")}
         trained = self.model.trained.requires_grad_(False)
+        torch.manual_seed(config.seed)  # half of an adapter begins at random, and in every process at the same
         attach(self.model.unet, lora.rank)
         self.learner = Learner(trained.train(), lora.schedule, accelerator)
 
@@ -46,10 +47,6 @@ def on_finished(config: ImageConfig, base: Path, lora: LoraConfig) -> ImageConfi
     model = config.model.model_copy(update={"start": base})
     size = config.native or config.size
     return config.model_copy(update={"model": model, "size": size, "native": None, "batch": lora.batch})
-
-
-def icons_of(config: ImageConfig, cache: Path) -> list[Icon]:
-    return load_icons(config.styles, config.size, cache, STARTER if config.vocabulary == "starter" else None)
 
 
 def learn(trainer: LoraTrainer, config: ImageConfig, folder: Path, name: str, description: str) -> int:

@@ -38,6 +38,13 @@ NOISE = {
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
+def encoded(vae: AutoencoderKL | AutoencoderTiny, pictures: Tensor) -> Tensor:
+    """(n, 3, size, size) from −1 to 1 → (n, 4, h, w), as ``vae.decode`` takes them."""
+    found = vae.encode(pictures)
+    latents: Tensor = found.latents if isinstance(vae, AutoencoderTiny) else found.latent_dist.mode()
+    return latents
+
+
 @dataclass(eq=False)
 class StarterModel:
     tokenizer: CLIPTokenizer
@@ -78,9 +85,7 @@ class StarterModel:
     @torch.no_grad()
     def latents(self, pictures: Tensor) -> Tensor:
         """(n, 3, size, size) from −1 to 1 → (n, 4, h, w), scaled as the UNet sees them."""
-        encoded = self.vae.encode(pictures)
-        found = encoded.latents if isinstance(self.vae, AutoencoderTiny) else encoded.latent_dist.mode()
-        scaled: Tensor = found * self.vae.config.scaling_factor
+        scaled: Tensor = encoded(self.vae, pictures) * self.vae.config.scaling_factor
         return scaled
 
     def pipeline(self) -> StableDiffusionXLPipeline:

@@ -9,6 +9,9 @@ from collections.abc import Collection
 
 from training.concepts import NATURE_COLOUR_ONLY, NOUNS
 
+PLACE = "a place"
+"""Most of these are whole pictures."""
+
 KINDS: tuple[tuple[str, int, range], ...] = (
     ("a face", 0, range(11)),
     ("a figure", 0, range(11, 12)),
@@ -20,21 +23,24 @@ KINDS: tuple[tuple[str, int, range], ...] = (
     ("a plant", 3, range(40, 42)),
     ("something to eat", 4, range(42, 47)),
     ("something to drink", 4, range(47, 48)),
-    ("a place", 5, range(49, 51)),
+    (PLACE, 5, range(49, 51)),
     ("a building", 5, range(51, 53)),
-    ("a place", 5, range(53, 54)),
+    (PLACE, 5, range(53, 54)),
     ("a vehicle", 5, range(54, 57)),
     ("something in the sky", 5, range(59, 60)),
     ("something to wear", 7, range(65, 66)),
     ("a musical instrument", 7, range(68, 69)),
     ("a symbol", 8, range(84, 97)),
 )
-"""Kind, emojibase's group, its subgroups. Whatever is in none of these is an object."""
+"""Kind, emojibase's group, its subgroups."""
+
+OBJECT = "an object"
+"""The kind of whatever is in none of these."""
 
 SCENE = "a scene"
 """The kind of what ``training.scenes`` draws."""
 
-OWN_COLOUR_KINDS = frozenset({"a face", "a person", "a place", SCENE})
+OWN_COLOUR_KINDS = frozenset({"a face", "a person", PLACE, SCENE})
 """Kinds that nobody calls by a colour."""
 
 COLOUR = r"(?:red|orange|yellow|green|blue|light blue|purple|pink|brown|black|grey|white)"
@@ -47,7 +53,7 @@ def kind(group: int, subgroup: int) -> str:
     >>> kind(3, 34), kind(7, 78)
     ('an animal', 'an object')
     """
-    return next((word for word, of, parts in KINDS if of == group and subgroup in parts), "an object")
+    return next((word for word, of, parts in KINDS if of == group and subgroup in parts), OBJECT)
 
 
 def name(label: str, labels: Collection[str]) -> str | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from diffusers import AutoencoderTiny
+from diffusers import AutoencoderKL, AutoencoderTiny
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
@@ -23,6 +23,7 @@ from training.concepts import STARTER
 from training.config import ImageConfig, read
 from training.icons import Icon, load_icons
 from training.learner import Learner
+from training.model import encoded, load_autoencoder
 from training.sheet import arrange
 
 log = logging.getLogger("training")
@@ -33,16 +34,15 @@ MEASURED = 256
 
 class PreviewTrainer:
     def __init__(self, config: ImageConfig, icons: list[Icon], accelerator: Accelerator) -> None:
-        teacher = load_teacher(config, accelerator.device)
-        if teacher is None:
-            raise ValueError("[autoencoder] names no teacher, whose latents are to be drawn from; name one.")
+        teacher = load_teacher(config, accelerator.device) or _own(config, accelerator.device)
+        self.recipe = config.said("autoencoder", "preview")
         self._teacher = teacher
         self._jitter = config.autoencoder.jitter
         self._device = accelerator.device
         self.batch = config.preview.batch
         self._composer = Composer(icons, config.size, config.mixture, config.seed)
         torch.manual_seed(config.seed)
-        levels, width = len(teacher.config.decoder_block_out_channels), config.preview.width
+        levels, width = len(_widths(teacher)), config.preview.width
         self.vae = AutoencoderTiny(
             encoder_block_out_channels=(4,) * levels,  # there because the class has one; it learns nothing
             decoder_block_out_channels=(width,) * levels,
@@ -68,7 +68,7 @@ class PreviewTrainer:
         """(count, 3, size, size) from −1 to 1, and their latents."""
         pixels = np.stack([self._composer.sample(first + place).pixels for place in range(count)])
         pictures = torch.from_numpy(pixels).to(self._device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        return pictures, self._teacher.encode(pictures).latents
+        return pictures, encoded(self._teacher, pictures)
 
     @torch.no_grad()
     def show(self, file: Path) -> None:
@@ -87,9 +87,25 @@ class PreviewTrainer:
         return -10 * error.log10().item()
 
 
+def _own(config: ImageConfig, device: torch.device) -> AutoencoderKL:
+    """The model's autoencoder, whose latents it is trained on where no teacher is named. Raises ``ValueError`` where
+    there is none."""
+    folder = config.model.autoencoder
+    if folder is None:
+        raise ValueError("The recipe names no autoencoder, from whose latents to draw; name one in [model].")
+    vae: AutoencoderKL = load_autoencoder(folder)
+    return vae.requires_grad_(False).eval().to(device)
+
+
+def _widths(vae: AutoencoderKL | AutoencoderTiny) -> tuple[int, ...]:
+    config = vae.config
+    widths = config.decoder_block_out_channels if isinstance(vae, AutoencoderTiny) else config.block_out_channels
+    return tuple(widths)
+
+
 def main(words: list[str]) -> int:
     options = run.arguments("Train the decoder of previews.", Path("training/runs/preview")).parse_args(words)
-    if not run.prepare(options, "training.preview", words):
+    if not run.prepare(options, "training.preview", words, alone=True):
         return 0
     config = read(options.config)
     if options.samples:

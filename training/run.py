@@ -6,20 +6,25 @@ A run lives in a folder: ``log.txt`` (when detached), ``metrics.jsonl``, ``check
 import argparse
 import json
 import logging
+import math
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from filelock import FileLock, Timeout
 
-from illustrious.system import apart, stop_signals
+from illustrious.system import apart, hangup_signals, stop_signals
 from training import checkpoint
 from training.learner import Learner
 
@@ -27,11 +32,12 @@ log = logging.getLogger("training")
 
 
 class Trainer(Protocol):
-    """``batch``: samples a step. ``loss(step)`` depends on the weights and the step's number alone, and where several
-    processes share the work, on which of them this is."""
+    """``batch``: samples a step. ``recipe``: what it was configured with. ``loss(step)`` depends on the weights and the
+    step's number alone, and where several processes share the work, on which of them this is."""
 
     learner: Learner
     batch: int
+    recipe: dict[str, Any]
 
     def loss(self, step: int) -> torch.Tensor: ...
 
@@ -40,14 +46,16 @@ class Trainer(Protocol):
 
 
 class Stop:
-    """True once the process has been asked to end (Ctrl-C, SIGTERM): the loop then saves and returns."""
+    """True once the process has been asked to end (Ctrl-C, SIGTERM, its terminal closed): the loop then saves and
+    returns."""
 
     def __init__(self) -> None:
         self._asked = False
 
     def listen(self) -> "Stop":
-        for number in stop_signals():
-            signal.signal(number, self._ask)
+        for number in (*stop_signals(), *hangup_signals()):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup, which wants it to go on
+                signal.signal(number, self._ask)
         return self
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
@@ -61,6 +69,11 @@ def train(
     trainer: Trainer, folder: Path, stop: Stop, checkpoint_minutes: float = 5.0, sheet_every: int = 20_000
 ) -> Iterator[float]:
     """Every step's loss, until the schedule's end or until an end is asked for. Saves as it goes, and at either end."""
+    with _held(folder) if trainer.learner.accelerator.is_main_process else nullcontext():
+        yield from _train(trainer, folder, stop, checkpoint_minutes, sheet_every)
+
+
+def _train(trainer: Trainer, folder: Path, stop: Stop, checkpoint_minutes: float, sheet_every: int) -> Iterator[float]:
     learner, steps = trainer.learner, trainer.learner.schedule.steps
     is_main = learner.accelerator.is_main_process  # the others only compute
     saved = begun = time.monotonic()
@@ -69,6 +82,11 @@ def train(
         found = trainer.loss(learner.step)
         learner.take(found)
         loss = found.item()
+        if not math.isfinite(loss):
+            raise SystemExit(
+                f"The loss of step {learner.step} is {loss}. What was saved last is whole: start again with a lower "
+                "learning_rate."
+            )
         smooth = loss if smooth is None else 0.98 * smooth + 0.02 * loss
         yield loss
         if not is_main:
@@ -82,13 +100,28 @@ def train(
             )
             _report(folder, samples=seen, loss=smooth, rate=rate, learning_rate=learner.schedule.rate(learner.step))
         if time.monotonic() - saved > checkpoint_minutes * 60:
-            checkpoint.save(folder / "checkpoints", learner.state())
+            _save(trainer, folder)
             saved = time.monotonic()
         if seen // sheet_every > (seen - trainer.batch) // sheet_every:
             with learner.averaged():
                 trainer.show(folder / "sheets" / f"{seen:08d}.png")
     if is_main:
-        checkpoint.save(folder / "checkpoints", learner.state())
+        _save(trainer, folder)
+
+
+def _save(trainer: Trainer, folder: Path) -> None:
+    checkpoint.save(folder / "checkpoints", replace(trainer.learner.state(), recipe=trainer.recipe))
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Two runs in one folder would remove each other's checkpoints."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / "run.lock", timeout=0):
+            yield
+    except Timeout:
+        raise SystemExit(f"Another run is going on in {folder}: let it end, or choose another --run folder.") from None
 
 
 def _anywhere(asked: bool, accelerator: Accelerator) -> bool:
@@ -98,20 +131,29 @@ def _anywhere(asked: bool, accelerator: Accelerator) -> bool:
     return bool(accelerator.reduce(torch.tensor(float(asked), device=accelerator.device), "sum") > 0)
 
 
+COST = ": about"
+"""In the line that says what a run will cost, and in no other."""
+
+
 def begin(trainer: Trainer, folder: Path) -> None:
     """Take up the newest checkpoint and say what the rest will cost."""
     state = checkpoint.newest(folder / "checkpoints")
     learner = trainer.learner
     if state:
+        _same(state.recipe, trainer.recipe, folder)
         learner.resume(state)
         log.info("going on from step %d", state.step)
+    _agree(learner)
     if not learner.accelerator.is_main_process:
         return
-    seconds = timed(lambda: learner.rehearse(trainer.loss(learner.step)))
+    if learner.step >= learner.schedule.steps:
+        log.info("nothing is left to learn: more --samples, or another --run folder to begin anew")
+        return
+    seconds = timed(lambda turn: learner.rehearse(trainer.loss(learner.step + turn)))
     parameters = sum(weight.numel() for weight in learner.weights)
     left = learner.schedule.steps - learner.step
     log.info(
-        "%.1f million parameters on %s; %d steps of %d samples left at %.1f samples/s: about %s, and %d MB of disk",
+        f"%.1f million parameters on %s; %d steps of %d samples left at %.1f samples/s{COST} %s, and %d MB of disk",
         parameters / 1e6,
         learner.weights[0].device,
         left,
@@ -120,6 +162,38 @@ def begin(trainer: Trainer, folder: Path) -> None:
         hours(left * seconds),
         (checkpoint.KEPT + 1) * 16 * parameters // 1_000_000,
     )
+
+
+FREE = frozenset({"samples", "workers", "checkpoint_minutes", "sheet_every"})
+"""What may change while a run is under way."""
+
+
+def _same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+    """A run goes on with the recipe it began with."""
+    changed = [name for name in sorted({*before, *now}) if _kept(before.get(name)) != _kept(now.get(name))]
+    changed = [name for name in changed if name not in FREE]
+    if before and changed:
+        raise SystemExit(
+            f"The run in {folder} began with another recipe ({', '.join(changed)}): take that again, or choose another "
+            "--run folder."
+        )
+
+
+def _kept(value: Any) -> Any:
+    return {name: part for name, part in value.items() if name not in FREE} if isinstance(value, dict) else value
+
+
+def _agree(learner: Learner) -> None:
+    """Several processes have the same checkpoint before them, or none."""
+    if learner.accelerator.num_processes == 1:
+        return
+    here = torch.tensor([learner.step], device=learner.accelerator.device)
+    steps = learner.accelerator.gather(here).tolist()
+    if len(set(steps)) > 1:
+        raise SystemExit(
+            f"The processes would begin at different steps ({', '.join(map(str, steps))}): give them one --run folder "
+            "that all of them see."
+        )
 
 
 def complete(trainer: Trainer, folder: Path, stop: Stop, checkpoint_minutes: float, sheet_every: int) -> bool:
@@ -148,32 +222,55 @@ def arguments(description: str, folder: Path) -> argparse.ArgumentParser:
     return parser
 
 
-def prepare(options: argparse.Namespace, module: str, words: list[str]) -> bool:
-    """Logging and threads; false when the work was handed to a process of its own (``--detach``)."""
+def prepare(options: argparse.Namespace, module: str, words: list[str], alone: bool = False) -> bool:
+    """Logging and threads; false when the work was handed to a process of its own (``--detach``), whose words are told
+    until it has said what it will cost. ``alone``: several processes would each do all of the work."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    if alone and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise SystemExit("This takes one process: start it without accelerate launch or torchrun.")
     if options.detach:
         if "WORLD_SIZE" in os.environ:
             raise SystemExit("--detach starts one process; leave it out where accelerate or torchrun starts several.")
-        pid = detach(module, [word for word in words if word != "--detach"], options.run)
-        log.info("training goes on as process %d; its log is %s", pid, options.run / "log.txt")
+        output = options.run / "log.txt"
+        said = output.stat().st_size if output.exists() else 0
+        child = detach(module, [word for word in words if word != "--detach"], options.run)
+        log.info("training goes on as process %d; its log is %s", child.pid, output)
+        if not follow(child, output, said):
+            raise SystemExit(child.returncode)
         return False
     if options.threads:
         torch.set_num_threads(options.threads)
     return True
 
 
-def detach(module: str, words: list[str], folder: Path) -> int:
-    """Start ``python -m module`` apart from this terminal and return its process id; its words go to ``log.txt``."""
+def detach(module: str, words: list[str], folder: Path) -> subprocess.Popen[bytes]:
+    """Start ``python -m module`` apart from this terminal; its words go to ``log.txt``."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log.txt").open("ab") as output:
-        child = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-m", module, *words],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             **apart(),
         )
-    return child.pid
+
+
+def follow(child: subprocess.Popen[bytes], output: Path, begin: int) -> bool:
+    """Repeat what ``child`` writes to ``output`` from byte ``begin`` on, until it has said what it will cost, or ends,
+    or Ctrl-C, which does not end the child. False: it ended in a failure."""
+    ended = False
+    with suppress(KeyboardInterrupt), output.open("rb") as written:
+        written.seek(begin)
+        while True:
+            line = written.readline().decode(errors="replace")
+            sys.stderr.write(line)
+            if COST in line or (ended and not line):
+                break
+            ended = child.poll() is not None
+            if not line and not ended:
+                time.sleep(0.1)
+    return not child.returncode
 
 
 def accelerator() -> Accelerator:
@@ -183,15 +280,16 @@ def accelerator() -> Accelerator:
     return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no", gradient_accumulation_steps=1)
 
 
-def timed(step: Callable[[], object], repeats: int = 3) -> float:
-    """Seconds one step takes: the fastest of a few, after one to warm up."""
-    step()
+def timed(step: Callable[[int], object], repeats: int = 3) -> float:
+    """Seconds one step takes, each another: the median of a few, after one to warm up."""
     spans = []
-    for _ in range(repeats):
+    for turn in range(repeats + 1):
         begun = time.perf_counter()
-        step()
+        step(turn)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         spans.append(time.perf_counter() - begun)
-    return min(spans)
+    return statistics.median(spans[1:])
 
 
 def hours(seconds: float) -> str:

@@ -49,6 +49,10 @@ SCENE_ICONS = frozenset({"castle", "dragon", "dragon face", "fire"})
 APART = 1 << 40
 """The number of the first picture that is shown or measured; no run learns from that many."""
 
+KEPT = 100_000
+"""So many composed pictures are kept at most (1.2 GB at 64 pixels). They come round in turn, so of more than are kept
+none would be there still when its turn comes."""
+
 OWN_COLOUR = 0.5
 """The share of an icon's pixels from which on their colour is the icon's."""
 
@@ -136,7 +140,7 @@ class Specimens:
         self._odds = np.array(list(kinds.values())) / sum(kinds.values())
         self._own_colour = lru_cache(16384)(lambda icon: main_colour(icon.pixels))
         self._painted = lru_cache(4096)(lambda icon, colour: painted(icon.pixels, COLOURS[colour]))
-        self._made = lru_cache(shares.composed)(self._compose)
+        self._made = lru_cache(shares.composed if shares.composed <= KEPT else 0)(self._compose)
 
     def specimen(self, index: int) -> Specimen:
         made = self._made(index if index >= APART else index % self._shares.composed)

@@ -16,7 +16,7 @@ from training import lora, run
 from training.compose import Sample
 from training.config import ImageConfig, read
 from training.icons import Icon, Pixels
-from training.image import Source
+from training.image import Source, icons_of
 
 PAPER = (255, 249, 236)
 
@@ -68,7 +68,8 @@ def main(words: list[str]) -> int:
     if options.samples:
         config = config.model_copy(update={"style": config.style.model_copy(update={"samples": options.samples})})
     config = lora.on_finished(config, options.base, config.style)
-    trainer = StyleTrainer(config, lora.icons_of(config, options.cache), run.accelerator())
+    accelerator = run.accelerator()
+    trainer = StyleTrainer(config, icons_of(config, options.cache, accelerator), accelerator)
     name = config.style.name
     return lora.learn(trainer, config, options.run, name, f"Draws in {name}, at weights from 0.5 to 1.")
 

@@ -57,6 +57,11 @@ def stop_signals() -> list[signal.Signals]:
     return [signal.SIGINT, signal.SIGTERM] if os.name == "posix" else [signal.SIGINT]
 
 
+def hangup_signals() -> list[signal.Signals]:
+    """What a process gets when its terminal is closed."""
+    return [signal.SIGHUP] if os.name == "posix" else []
+
+
 def hold_folder(folder: Path) -> FileLock:
     """Take the data folder for this process, until it ends (the system frees the lock even after a kill).
 

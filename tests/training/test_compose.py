@@ -1,7 +1,11 @@
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from training.colours import COLOURS
 from training.compose import PAINTS, Composer, Mixture, held_out
-from training.concepts import nouns
+from training.concepts import nouns, with_article
 from training.icons import Icon
 from training.scenes import SCENES, Brush
 
@@ -74,3 +78,32 @@ def test_a_scene_says_what_it_draws_and_never_draws_twice_the_same(name: str) ->
         drawn.append(brush.finished())
         assert drawn[-1].shape == (32, 32, 3)
     assert not np.array_equal(drawn[0], drawn[1])
+
+
+def test_captions_are_english() -> None:
+    mixture = Mixture(**{kind: 0 for kind in Mixture().kinds if kind not in ("sized", "count", "single")})
+    composer = Composer(icons(), 16, mixture, seed=0)
+    captions = [composer.sample(number).caption for number in range(600)]
+    assert any("on an orange background" in caption for caption in captions)
+    assert any(re.match(r"(two|three|four) \w+ houses", caption) for caption in captions)
+    assert not any(re.search(r"\ba [aeo]", caption) for caption in captions)
+
+
+def test_a_thing_alone_may_be_told_by_what_it_is_filed_under_too_but_for_its_colour() -> None:
+    apple = replace(icons()[0], tags=("fruit", "red", "apple"))
+    single = {kind: float(kind == "single") for kind in Mixture().kinds}
+    for share, words in ((1.0, "fruit"), (0.0, "")):
+        composer = Composer([apple], 16, Mixture(**single, keywords=share), seed=0)
+        captions = [composer.sample(number).caption for number in range(50)]
+        assert {"fruit" in caption for caption in captions} == {bool(words)}
+        assert not any(", red" in caption or ", apple" in caption for caption in captions)
+
+
+def test_what_is_held_out_of_one_label_is_not_drawn_under_another_of_the_same_noun() -> None:
+    dragons = [replace(icons()[0], label=label) for label in ("dragon", "dragon face")]
+    composer = Composer(dragons, 16, Mixture(), seed=0)
+    captions = [composer.sample(number).caption for number in range(1500)]
+    kept = [ground for ground in COLOURS if ground != "white" and held_out("ground", "dragon", ground)]
+    assert kept
+    for ground in kept:
+        assert not any(caption.startswith(f"a dragon on {with_article(ground)} background") for caption in captions)

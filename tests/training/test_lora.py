@@ -51,6 +51,14 @@ def test_only_the_adapter_learns_and_its_file_draws_in_plain_diffusers(base: Pat
     assert (learned - plain).abs().max() > 0.02
 
 
+def test_it_begins_the_same_every_time(base: Path) -> None:
+    """In two runs, and in each process of one."""
+    config = recipe(base, steps=1)
+    first, second = (LoraTrainer(config, config.style, tiny.icons(), CPU).learner.weights for _ in range(2))
+    assert all(map(torch.equal, first, second))
+    assert any(weight.any() for weight in first)
+
+
 def test_the_file_says_what_it_is(base: Path, tmp_path: Path) -> None:
     unet = UNet2DConditionModel.from_pretrained(base / "unet", dtype=torch.float32)
     attach(unet, rank=4)

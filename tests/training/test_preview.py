@@ -34,6 +34,16 @@ def test_it_learns_to_draw_from_the_teachers_latents(tmp_path: Path) -> None:
     assert (tmp_path / "sheet.png").exists()
 
 
-def test_without_a_teacher_there_are_no_latents_to_draw_from() -> None:
-    with pytest.raises(ValueError, match="names no teacher"):
+def test_without_a_teacher_it_draws_from_the_latents_of_the_models_own_autoencoder(tmp_path: Path) -> None:
+    config = tiny.config(tmp_path).model_copy(update={"preview": PreviewConfig(width=8, samples=64, batch=8)})
+    trainer = PreviewTrainer(config, tiny.icons(), CPU)
+    pictures, latents = trainer._pairs(0, 2)
+    assert latents.shape == (2, 4, tiny.SIZE // 2, tiny.SIZE // 2)
+    assert trainer.vae.decode(latents).sample.shape == pictures.shape
+    list(train(trainer, tmp_path / "run", Stop()))
+    assert trainer.vae.config.scaling_factor == trainer._teacher.config.scaling_factor
+
+
+def test_without_either_there_are_no_latents_to_draw_from() -> None:
+    with pytest.raises(ValueError, match="names no autoencoder"):
         PreviewTrainer(recipe(None), tiny.icons(), CPU)
