@@ -82,6 +82,17 @@ def test_a_graph_is_for_one_shape_alone() -> None:
         doubled(torch.ones(4))
 
 
+def test_there_may_be_more_graphs_of_one_function_than_torch_makes() -> None:
+    """By its default it gives up after eight for the same code."""
+
+    def doubled(sample: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return sample * 2, sample
+
+    graphs = {length: graph(doubled, backend="eager") for length in range(2, 12)}
+    for _ in range(2):
+        assert all(float(each(torch.ones(length))[0].sum()) == 2 * length for length, each in graphs.items())
+
+
 @torch.inference_mode()
 def test_a_twin_shares_the_parameters_and_wears_nothing(model: Model, tmp_path: Path) -> None:
     other, arguments = twin(model.unet), given(model.unet, 16, 16)

@@ -8,9 +8,11 @@ for one call and not for the next; a graph would be traced while that changes, a
 nothing, so it answers only for pictures that wear nothing.
 """
 
+import inspect
 import threading
 from collections.abc import Callable, Hashable, Iterator
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -39,10 +41,25 @@ FAILURES = (
 
 
 def graph(parts: Parts, backend: str = "inductor") -> Parts:
-    """Compiled by torch, for the shape it is called with first; with any other it raises, and compiles nothing."""
-    alone: dict[str, Any] = {"recompile_limit": 1, "isolate_recompiles": True}
-    compiled: Parts = torch.compile(parts, backend=backend, fullgraph=True, dynamic=False, **alone)
+    """Compiled by torch, for the shape it is called with first; with any other it raises, and compiles nothing.
+
+    Torch 2.11 cannot be told to raise: it would compile anew. It is not called with any other.
+    """
+    known = inspect.signature(torch.compile).parameters
+    once: dict[str, Any] = {"recompile_limit": 1} if "recompile_limit" in known else {}
+    compiled: Parts = torch.compile(
+        _with_code_of_its_own(parts), backend=backend, fullgraph=True, dynamic=False, **once
+    )
     return compiled
+
+
+def _with_code_of_its_own(parts: Parts) -> Parts:
+    """Torch keeps graphs, and counts them, by the code of what was compiled: so each has one that no other shares."""
+
+    def called(*given: Any, **named: Any) -> tuple[Tensor, Tensor]:
+        return parts(*given, **named)
+
+    return FunctionType(called.__code__.replace(), globals(), closure=called.__closure__)
 
 
 class CompiledUNet:
