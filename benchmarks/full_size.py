@@ -112,9 +112,13 @@ def full_size(placement: Placement, size: tuple[int, int] = (1024, 1024), shapes
     )
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def filled(part: nn.Module, placement: Placement) -> None:
-    """Random weights that keep activations near 1: each tensor a stretch of the same million numbers, for speed."""
+    """Random weights that keep activations near 1: each tensor a stretch of the same million numbers, for speed.
+
+    Not in inference mode, in which no model is loaded either: torch 2.11 compiles nothing outside of it whose weights
+    were made inside.
+    """
     part.to(placement.dtype).to_empty(device=placement.device).eval().requires_grad_(False)
     numbers = torch.randn(2**20, generator=torch.Generator().manual_seed(0)).to(placement.device, placement.dtype)
     for name, tensor in [*part.named_parameters(), *part.named_buffers()]:

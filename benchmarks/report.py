@@ -7,15 +7,27 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from torch._dynamo.exc import FailOnRecompileLimitHit
+
 from illustrious.errors import StudioError
 
+try:
+    from triton.errors import TritonError
+except ImportError:  # not every torch brings it
+    _OF_TRITON: tuple[type[Exception], ...] = ()
+else:
+    _OF_TRITON = (TritonError,)
+
 FAILURES = (
+    *_OF_TRITON,  # a kernel that cannot be compiled, or finds no room on the card
+    FailOnRecompileLimitHit,
     RuntimeError,  # torch's own, its compilers' and memory that ran out among them
     ArithmeticError,
     AssertionError,
     AttributeError,
     ImportError,
     LookupError,
+    MemoryError,
     OSError,
     StudioError,
     subprocess.SubprocessError,
@@ -46,12 +58,14 @@ Trial = Callable[[], Iterator[Row]]
 
 
 class Report:
-    """``about`` is told once: the card, the versions. ``only``: trials whose names have one of these words.
+    """``about`` is told once: the card, the versions. ``only``: trials whose names have one of these words, or with
+    which one of these begins: some hold further ones. ``skipped`` are those for which there was no time.
 
     Every row is written down at once, so that a run that is cut off leaves what it had."""
 
     def __init__(self, folder: Path, about: Mapping[str, object], budget: float, only: Sequence[str] = ("",)) -> None:
         self.rows: list[Row] = []
+        self.skipped: list[str] = []
         self._about = dict(about)
         self._folder = folder
         self._begin = time.monotonic()
@@ -67,12 +81,13 @@ class Report:
     def attempt(self, what: str, trial: Trial, seconds: float = 0.0, predicted: float | None = None) -> None:
         """The rows of a trial that takes some ``seconds``. It is left out when there are not so many left, and without
         a word when it is not among those asked for."""
-        if not any(word in what for word in self._only):
+        if not any(word in what or word.startswith(what) for word in self._only):
             return
         left = self._budget - self.seconds
         if left < seconds:
             note = f"skipped: takes some {seconds:.0f} s, and {left:.0f} of {self._budget:.0f} s are left"
             self.add(Row(what, predicted=predicted, note=note))
+            self.skipped.append(what)
             return
         try:
             for row in trial():

@@ -1,7 +1,8 @@
 """Linear layers in 8-bit floating point: nearly the same, and gone without a trace."""
 
+import pytest
 import torch
-from benchmarks.float8 import Float8Linear, float8
+from benchmarks.float8 import Float8Convolution, Float8Linear, float8
 from torch import nn
 
 
@@ -14,6 +15,20 @@ def test_products_are_as_near_as_three_bits_of_mantissa_allow() -> None:
         exact = nn.functional.linear(given.double(), linear.weight.double(), linear.bias.double())
         error = (Float8Linear(linear)(given).double() - exact).norm() / exact.norm()
     assert 0 < error < 0.05
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 1, 1), (3, 2, 1), (1, 1, 0)])
+def test_convolutions_are_as_near(kernel: int, stride: int, padding: int) -> None:
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(32, 48, kernel, stride, padding, dtype=torch.bfloat16)
+    given = torch.randn(2, 32, 12, 8, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        exact = nn.functional.conv2d(
+            given.double(), convolution.weight.double(), convolution.bias.double(), stride, padding
+        )
+        product = Float8Convolution(convolution)(given)
+    assert product.shape == exact.shape
+    assert 0 < (product.double() - exact).norm() / exact.norm() < 0.05
 
 
 def test_the_layers_come_back() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.report import Report, Row
+from torch._dynamo.exc import FailOnRecompileLimitHit
 
 
 def failing() -> Iterator[Row]:
@@ -27,6 +28,7 @@ def test_what_takes_longer_than_is_left_is_skipped_and_said(tmp_path: Path) -> N
     report.attempt("a compiler", failing, seconds=60)
     (row,) = report.rows
     assert row.note.startswith("skipped: takes some 60 s, and ")
+    assert report.skipped == ["a compiler"]
 
 
 def test_only_what_is_asked_for(tmp_path: Path) -> None:
@@ -34,3 +36,20 @@ def test_only_what_is_asked_for(tmp_path: Path) -> None:
     for what in ("fp8 matrix product", "channels_last", "CUDA graphs"):
         report.attempt(what, lambda what=what: iter([Row(what, 1.0, "ms")]))
     assert [row.what for row in report.rows] == ["fp8 matrix product", "CUDA graphs"]
+
+
+def test_what_holds_something_asked_for_is_tried(tmp_path: Path) -> None:
+    report = Report(tmp_path, {"card": "a card"}, budget=10, only=["cold start in at most 4.0 GB"])
+    for what in ("cold start", "cold start in at most 7.5 GB", "start"):
+        report.attempt(what, lambda what=what: iter([Row(what, 1.0, "s")]))
+    assert [row.what for row in report.rows] == ["cold start"]
+
+
+def test_a_graph_for_another_shape_fails_its_trial_alone(tmp_path: Path) -> None:
+    def unlike() -> Iterator[Row]:
+        yield from ()
+        raise FailOnRecompileLimitHit("Hard failure due to fullgraph=True")
+
+    report = Report(tmp_path, {"card": "a card"}, budget=10)
+    report.attempt("a lever", unlike)
+    assert report.rows[0].note.startswith("failed: FailOnRecompileLimitHit")
