@@ -77,7 +77,7 @@ STYLES = {
         "@iconify-json/fxemoji",
         "1.2.2",
         "UAasRaxzFUKfIGSmLwnoarsssA4LX0VLLuEmplIqM6ZNQqIQRtav8tZ4H1neTlBreXuMQyAifr5jP4kn78DpiQ==",
-        "Apache-2.0",
+        "CC-BY-4.0",  # of the drawings; its code is Apache-2.0, which is all that the package names
     ),
 }
 """Icon sets whose licences allow shipping what is learned from them. OpenMoji (CC BY-SA) is left out on purpose."""

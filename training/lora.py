@@ -49,6 +49,14 @@ def on_finished(config: ImageConfig, base: Path, lora: LoraConfig) -> ImageConfi
     return config.model_copy(update={"model": model, "size": size, "native": None, "batch": lora.batch})
 
 
+BASE = "ss_new_sd_model_hash"
+"""kohya's name for the SHA-256 of the model that an adapter was learned on; here of its UNet's file."""
+
+
+def base_hash(model: Path) -> str:
+    return hashlib.sha256((model / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()
+
+
 def learn(trainer: LoraTrainer, config: ImageConfig, folder: Path, name: str, description: str) -> int:
     """Train to the end, or until an end is asked for; write ``starter-<name>.safetensors``. Returns an exit code."""
     run.begin(trainer, folder)
@@ -62,6 +70,8 @@ def learn(trainer: LoraTrainer, config: ImageConfig, folder: Path, name: str, de
         "modelspec.author": source.name,
         "modelspec.license": source.licence,
     }
+    if config.model.start is not None:
+        metadata[BASE] = base_hash(config.model.start)
     with trainer.learner.averaged():
         file = folder / f"starter-{name}.safetensors"
         digest = write(trainer.model.unet, file, metadata)

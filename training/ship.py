@@ -7,10 +7,13 @@ import argparse
 import logging
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from safetensors import safe_open
+
 from training.export import write_checksums
+from training.lora import BASE, base_hash
 
 log = logging.getLogger("training")
 
@@ -21,17 +24,24 @@ DATA = Path("src/illustrious/data")
 CARDS = Path("training/cards")
 
 
-def ship(results: dict[str, Sequence[Path]], cards: Path, data: Path, limit: int = LIMIT) -> int:
+def ship(
+    results: Mapping[str, Sequence[Path]],
+    cards: Path,
+    data: Path,
+    limit: int = LIMIT,
+    check: Callable[[], None] = lambda: None,
+) -> int:
     """Write the files and folders of ``results`` (folder of ``data`` → what belongs in it) beside their cards, each
     folder anew. Returns the bytes of all weights.
 
-    Raises ``FileNotFoundError`` where something is not trained yet, ``ValueError`` when it is too much; then nothing is
-    changed.
+    Raises ``FileNotFoundError`` where something is not trained yet, ``ValueError`` when it is too much, and what
+    ``check`` raises when all of it is there; then nothing is changed.
     """
     for parts in results.values():
         for part in parts:
             if not part.exists():
                 raise FileNotFoundError(f"{part} is not there; train it first.")
+    check()
     kept = [folder for folder in data.iterdir() if folder.is_dir() and folder.name not in results]
     size = sum(map(_weights, [*kept, *(part for parts in results.values() for part in parts)]))
     if size > limit:
@@ -51,6 +61,16 @@ def ship(results: dict[str, Sequence[Path]], cards: Path, data: Path, limit: int
     return size
 
 
+def agree(loras: Iterable[Path], model: Path) -> None:
+    """Raises ``ValueError`` for a LoRA that was learned on another model."""
+    own = base_hash(model)
+    for lora in loras:
+        with safe_open(lora, "pt") as opened:
+            learned_on = (opened.metadata() or {}).get(BASE, own)  # older ones do not say
+        if learned_on != own:
+            raise ValueError(f"{lora} was learned on another model than {model}; train it again, and ship both.")
+
+
 def _weights(path: Path) -> int:
     files = path.rglob("*.safetensors") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files)
@@ -63,13 +83,22 @@ def main(words: list[str]) -> int:
     options = parser.parse_args(words)
     runs: Path = options.runs
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    loras = [*sorted((runs / "style").glob("*.safetensors")), *sorted((runs / "few-steps").glob("*.safetensors"))]
-    results = {
+    loras = [
+        found
+        for folder in (runs / "style", runs / "few-steps")
+        # Where there is none the pattern stands for what is missing.
+        for found in (sorted(folder.glob("starter-*.safetensors")) or [folder / "starter-*.safetensors"])
+    ]
+    results: dict[str, Sequence[Path]] = {
         "starter": [runs / "image" / "model", runs / "preview" / "model"],
         "loras": loras,
         "captioner": [runs / "captioner" / "captioner"],
     }
-    size = ship({options.only: results[options.only]} if options.only else results, CARDS, DATA)
+    if options.only:
+        results = {options.only: results[options.only]}
+    of_data = sorted((DATA / "loras").glob("*.safetensors"))
+    model = runs / "image" / "model" if "starter" in results else DATA / "starter"
+    size = ship(results, CARDS, DATA, check=lambda: agree(loras if "loras" in results else of_data, model))
     log.info("%.1f MB of weights are in %s; run the tests and commit them", size / 1e6, DATA)
     return 0
 

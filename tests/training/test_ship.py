@@ -1,7 +1,11 @@
+import hashlib
 from pathlib import Path
 
 import pytest
-from training.ship import ship
+import torch
+from safetensors.torch import save_file
+from training.lora import BASE
+from training.ship import agree, main, ship
 
 from illustrious.checksums import verify
 
@@ -41,3 +45,24 @@ def test_too_much_is_refused_before_anything_changes(results: dict[str, list[Pat
 def test_what_is_not_trained_yet_is_named(results: dict[str, list[Path]], tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"missing\.safetensors is not there; train it first"):
         ship({**results, "loras": [tmp_path / "missing.safetensors"]}, tmp_path / "cards", tmp_path / "data")
+
+
+def test_a_lora_is_shipped_with_the_model_it_was_learned_on_alone(
+    results: dict[str, list[Path]], tmp_path: Path
+) -> None:
+    unet = tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors"
+    unet.write_bytes(b"the model")
+    (lora,) = results["loras"]
+    save_file({"x": torch.zeros(1)}, lora, metadata={BASE: hashlib.sha256(b"the model").hexdigest()})
+    cards, data = tmp_path / "cards", tmp_path / "data"
+    ship(results, cards, data, check=lambda: agree([lora], tmp_path / "model"))
+    before = (data / "starter" / "unet" / unet.name).read_bytes()
+    unet.write_bytes(b"trained on")
+    with pytest.raises(ValueError, match="learned on another model"):
+        ship({"starter": results["starter"]}, cards, data, check=lambda: agree([lora], tmp_path / "model"))
+    assert (data / "starter" / "unet" / unet.name).read_bytes() == before
+
+
+def test_without_loras_nothing_is_shipped_in_their_place(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"style.starter-\*\.safetensors is not there"):
+        main(["--runs", str(tmp_path), "--only", "loras"])
