@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from illustrious.vision.drawing import Drawing
+from illustrious.vision.drawing import Drawing, named
 from training.icons import Pixels
 from training.specimens import Specimen, Truth
 
@@ -19,9 +19,8 @@ class Verdict:
 
     @property
     def said(self) -> tuple[str, ...]:
-        """The things the picture is said to be of, sure or not: as many as are seen to differ."""
-        count = 2 if self.drawing.amount.word == "different" else 1
-        return tuple(guess.thing.one for guess in self.drawing.guesses[:count])
+        """The things the picture is said to be of, sure or not."""
+        return tuple(guess.thing.one for guess in named(self.drawing.guesses, self.drawing.amount))
 
     @property
     def certainty(self) -> float:

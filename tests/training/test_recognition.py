@@ -35,6 +35,7 @@ def test_of_two_different_things_both_must_be_right() -> None:
     assert Verdict(drawing(("rocket", 0.5), ("fox", 0.4), amount="different"), pair).right
     assert not Verdict(drawing(("rocket", 0.5), ("wolf", 0.4), amount="different"), pair).right
     assert not Verdict(drawing(("rocket", 0.5), ("fox", 0.4)), pair).right
+    assert Verdict(drawing(("fox", 0.6), ("rocket", 0.05), amount="different"), FOX).certainty == 0.6
 
 
 def test_sure_is_where_enough_of_what_is_at_least_as_likely_is_right() -> None:

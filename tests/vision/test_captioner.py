@@ -4,11 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageFilter
 
 from illustrious.vision.classifier import DRAWING_SIDE, crop
-from illustrious.vision.classifier.captioner import Reader
-from illustrious.vision.drawing import Drawing, is_said
+from illustrious.vision.classifier.captioner import Answers, CaptionerConfig, Reader, interpret
+from illustrious.vision.drawing import Drawing, Thing, described, is_said
 from tests.vision.drawings import clock, plain
 
 PICTURES = Path(__file__).parent / "pictures"
@@ -60,6 +61,29 @@ def test_what_it_says_outright_is_right_and_it_says_little_so(reader: Reader) ->
     said = [drawing.guesses[0].thing.one == thing for drawing, thing in told if is_said(drawing)]
     assert 4 <= len(said) <= 16
     assert np.mean(said) >= 0.85
+
+
+def told(things: list[float], amount: list[float]) -> str:
+    """What is said of a picture in which a network sees these shares: of a fox, a rocket, an owl and nothing; of one
+    thing, two alike and two that differ."""
+    config = CaptionerConfig(
+        things=tuple(Thing(one=noun, many=f"{noun}s", kind="an animal") for noun in ("fox", "rocket", "owl")),
+        colours=("red",),
+        grounds=("blue",),
+        amounts=("one", "two", "different"),
+        sure_from=0.649,
+    )
+    shares = (things, [1.0], [1.0], amount)
+    (drawing,) = interpret(Answers(*(torch.tensor([share]).log() for share in shares)), config)
+    return described(drawing)
+
+
+def test_two_things_are_said_outright_only_where_there_surely_are_two() -> None:
+    assert "a fox and a rocket on a blue background (90%)" in told([0.5, 0.4, 0.05, 0.05], [0.1, 0.1, 0.8])
+    perhaps_one = told([0.6, 0.05, 0.01, 0.34], [0.34, 0.31, 0.35])
+    assert perhaps_one.endswith("is unsure of which. Perhaps a fox (60%).")
+    no_second = told([0.6, 0.05, 0.01, 0.34], [0.1, 0.1, 0.8])
+    assert no_second.endswith("is unsure of which. Perhaps a fox (60%).")
 
 
 def noise(seed: int) -> Image.Image:

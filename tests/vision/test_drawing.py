@@ -49,6 +49,14 @@ def test_what_is_sure_is_said_in_one_sentence(seen: Drawing, words: str) -> None
     assert described(seen) == f"It looks like a drawing of {words}"
 
 
+@pytest.mark.parametrize(("second", "certainty"), [(0.05, 0.9), (0.4, 0.35)], ids=["a stopgap", "perhaps one thing"])
+def test_a_second_thing_is_named_only_where_there_surely_is_one(second: float, certainty: float) -> None:
+    seen = drawing(("fox", 0.6), ("rocket", second), amount="different", certainty=certainty)
+    assert described(seen).startswith("It looks like a drawing of a fox")
+    assert described(seen).endswith("(60%).")
+    assert "rocket" not in described(seen)
+
+
 def test_what_is_not_sure_is_said_to_be_so_with_what_it_may_be() -> None:
     told = described(drawing(("fox", 0.4), ("wolf", 0.3), ("owl", 0.05), sure=False))
     assert told == (
@@ -57,6 +65,13 @@ def test_what_is_not_sure_is_said_to_be_so_with_what_it_may_be() -> None:
     )
     told = described(drawing(("fox", 0.09), certainty=0.3, sure=False))
     assert told == "It may be a photograph, or a drawing of something that the captioner does not know."
+
+
+def test_what_may_be_a_photograph_has_no_thing_drawn() -> None:
+    photograph = drawing(("fox", 0.09), certainty=0.3, sure=False)
+    brown = photograph.model_copy(update={"colour": Word(word="brown", probability=0.7)})
+    assert "may be a photograph" in described(brown)
+    assert coloured(brown) == ""
 
 
 def test_a_picture_of_nothing_known_is_not_called_a_drawing() -> None:

@@ -96,6 +96,10 @@ async def test_an_endless_prompt_is_cut() -> None:
     [
         ("What colors are in it?", "It is without colour, or nearly. Colours by area"),
         ("How big is it?", "It is 400×400 pixels"),
+        ("What is the resolution?", "It is 400×400 pixels"),
+        ("How many pixels are there?", "It is 400×400 pixels"),
+        ("What are the settings?", "Its own metadata"),
+        ("What is on the table?", "The object classifier"),
         ("What objects do you see in this image?", "The object classifier"),
         ("Is the background busy?", "Composition"),
         ("Is it blurry or sharp?", "At viewing size"),

@@ -1,9 +1,14 @@
 """What the captioner sees in a drawing, and how that is said: with its probability, or plainly unsure."""
 
+from collections.abc import Sequence
+
 from illustrious.types import Noun
 
 PLAIN_SURE = 0.6
-"""The probability from which on a colour, a ground or a kind is said."""
+"""The probability from which on a colour, a ground, a kind or a number is said."""
+
+SECOND = 0.2
+"""The probability from which on the second of two different things is said; what is surely there has half of all."""
 
 WORTH_NAMING = 0.1
 """The probability from which on an alternative is named."""
@@ -42,7 +47,7 @@ class Drawing(Noun):
     """``drawn``: the probability that the picture is a drawing of something the captioner knows. ``guesses``: likeliest
     first. ``kind``: of what thing at all. ``colour``: of the thing. ``amount``: ``one`` to ``four`` of a kind, or
     ``different``. ``sure``: the best guess, or for two different things the two best together, is likely enough to be
-    said outright."""
+    said outright: those that ``named`` gives."""
 
     drawn: float
     guesses: tuple[Guess, ...]
@@ -51,6 +56,13 @@ class Drawing(Noun):
     ground: Word
     amount: Word
     sure: bool
+
+
+def named(guesses: Sequence[Guess], amount: Word) -> tuple[Guess, ...]:
+    """The things that may be said outright together: the likeliest, and another beside it only where the picture
+    surely has different things and the second guess is no stopgap."""
+    different = amount.word == "different" and amount.probability >= PLAIN_SURE
+    return (guesses[0], *(guess for guess in guesses[1:2] if different and guess.probability >= SECOND))
 
 
 def is_said(drawing: Drawing) -> bool:
@@ -65,11 +77,10 @@ def described(drawing: Drawing) -> str:
     if drawing.sure:
         things, probability = _things(drawing)
         return f"It looks like a drawing of {things}{_ground(drawing)} ({probability:.0%})."
-    options = [guess for guess in drawing.guesses[:ALTERNATIVES] if guess.probability >= WORTH_NAMING]
-    named = [f"{with_article(guess.thing, guess.thing.one)} ({guess.probability:.0%})" for guess in options]
-    perhaps = f" Perhaps {_or(named)}." if named else ""
-    if not named and drawing.kind.probability < PLAIN_SURE:  # as of most photographs
+    if _may_be_anything(drawing):
         return "It may be a photograph, or a drawing of something that the captioner does not know."
+    options = [f"{with_article(guess.thing, guess.thing.one)} ({guess.probability:.0%})" for guess in _options(drawing)]
+    perhaps = f" Perhaps {_or(options)}." if options else ""
     if drawing.kind.probability >= PLAIN_SURE:
         return f"It looks like a drawing of {drawing.kind.word}, but the captioner is unsure of which.{perhaps}"
     return f"It may be a drawing, but the captioner is unsure of what.{perhaps}"
@@ -77,11 +88,11 @@ def described(drawing: Drawing) -> str:
 
 def coloured(drawing: Drawing) -> str:
     """Which colours the thing and the ground have, as far as the captioner is sure; else nothing."""
-    if drawing.drawn < 0.5 or drawing.guesses[0].thing.scene:
+    if drawing.drawn < 0.5 or _may_be_anything(drawing) or drawing.guesses[0].thing.scene:
         return ""
     said = []
     thing = drawing.guesses[0].thing
-    if drawing.amount.word != "different" and thing.coloured and drawing.colour.probability >= PLAIN_SURE:
+    if _has_colour(drawing):
         noun = thing.one if drawing.sure else "thing drawn"
         said.append(f"the {noun} is {drawing.colour.word} ({drawing.colour.probability:.0%})")
     if drawing.ground.probability >= PLAIN_SURE:
@@ -105,15 +116,30 @@ def with_article(thing: Thing, words: str) -> str:
 
 def _things(drawing: Drawing) -> tuple[str, float]:
     """The things by their words, and the probability that they are these."""
-    best = drawing.guesses[0]
-    if drawing.amount.word == "different":
-        second = drawing.guesses[1]
-        words = " and ".join(with_article(guess.thing, guess.thing.one) for guess in (best, second))
-        return words, best.probability + second.probability
-    colour = f"{drawing.colour.word} " if best.thing.coloured and drawing.colour.probability >= PLAIN_SURE else ""
-    if drawing.amount.word == "one" or drawing.amount.probability < PLAIN_SURE or best.thing.scene:
+    said = named(drawing.guesses, drawing.amount)
+    best = said[0]
+    if len(said) == 2:
+        words = " and ".join(with_article(guess.thing, guess.thing.one) for guess in said)
+        return words, sum(guess.probability for guess in said)
+    colour = f"{drawing.colour.word} " if _has_colour(drawing) else ""
+    if drawing.amount.word in ("one", "different") or drawing.amount.probability < PLAIN_SURE or best.thing.scene:
         return with_article(best.thing, colour + best.thing.one), best.probability
     return f"{drawing.amount.word} {colour}{best.thing.many}", best.probability
+
+
+def _has_colour(drawing: Drawing) -> bool:
+    """Whether the thing's colour is sure. Of different things it would be that of either."""
+    has_one = drawing.amount.word != "different" and drawing.guesses[0].thing.coloured
+    return has_one and drawing.colour.probability >= PLAIN_SURE
+
+
+def _options(drawing: Drawing) -> list[Guess]:
+    return [guess for guess in drawing.guesses[:ALTERNATIVES] if guess.probability >= WORTH_NAMING]
+
+
+def _may_be_anything(drawing: Drawing) -> bool:
+    """Not even the kind of thing is known, as of most photographs."""
+    return not drawing.sure and not _options(drawing) and drawing.kind.probability < PLAIN_SURE
 
 
 def _ground(drawing: Drawing) -> str:

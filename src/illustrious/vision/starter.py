@@ -46,8 +46,7 @@ DESCRIPTION = re.compile(
 
 TOPICS = {
     "origin": r"prompts?|seeds?|samplers?|steps|generated|settings|parameters|metadata|made|ai",
-    "objects": r"objects?|things?|what kind|which kind|animals?|plants?|food|vehicles?|buildings?|what('s| is| are)|see"
-    r"|show\w*|contain\w*|subjects?|drawn|drawings?|how many",
+    "objects": r"objects?|things?|animals?|plants?|food|vehicles?|buildings?|subjects?|drawn|drawings?",
     "drawn colours": r"colou?r\w*|background",
     "size": r"sizes?|how (big|large|wide|tall|high)|dimensions?|resolution|pixels?|width|height|orientation|portrait"
     r"|landscape|square|aspect|format",
@@ -57,6 +56,9 @@ TOPICS = {
     "composition": r"compos\w*|background|where|position\w*|centre\w*|center\w*|layout|busy|empty|detail\w*",
 }
 """Words of a question, and the facts they ask for. The order is that of a description."""
+
+ANYTHING = r"what('s| is| are)|what kind|which kind|how many|see|show\w*|contain\w*"
+"""Words that ask for objects where the question names no other topic: most questions have one of them."""
 
 
 @registered("starter")
@@ -107,9 +109,15 @@ def _answer(question: str, sentences: dict[str, str]) -> str:
     said = {topic: sentence for topic, sentence in sentences.items() if sentence}
     if DESCRIPTION.search(question):
         return " ".join([BASIC, *said.values(), REMEDY])
-    asked = [topic for topic in said if re.search(rf"\b({TOPICS[topic]})\b", question, re.IGNORECASE)]
+    asked = [topic for topic in said if _has(question, TOPICS[topic])]
+    if not asked and _has(question, ANYTHING):
+        asked = [topic for topic in said if topic == "objects"]
     rest = [topic for topic in said if topic not in asked]
     return " ".join([UNANSWERED, *(said[topic] for topic in asked + rest), REMEDY])
+
+
+def _has(question: str, words: str) -> bool:
+    return re.search(rf"\b({words})\b", question, re.IGNORECASE) is not None
 
 
 def _origin(made: Parameters | None) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from illustrious.checksums import verify
 from illustrious.errors import Unavailable
 from illustrious.types import Noun
-from illustrious.vision.drawing import Drawing, Guess, Thing, Word
+from illustrious.vision.drawing import Drawing, Guess, Thing, Word, named
 
 SHIPPED = Path(str(files("illustrious") / "data" / "captioner"))
 
@@ -127,7 +127,6 @@ def _drawing(shares: list[Tensor], config: CaptionerConfig) -> Drawing:
         Word(word=words[int(share.argmax())], probability=float(share.max()))
         for words, share in zip((config.colours, config.grounds, config.amounts), shares[1:], strict=True)
     )
-    said = guesses[: 2 if amount.word == "different" else 1]
     return Drawing(
         drawn=1 - float(shares[0][-1]),
         guesses=guesses,
@@ -137,7 +136,7 @@ def _drawing(shares: list[Tensor], config: CaptionerConfig) -> Drawing:
         colour=colour,
         ground=ground,
         amount=amount,
-        sure=sum(guess.probability for guess in said) >= config.sure_from,
+        sure=sum(guess.probability for guess in named(guesses, amount)) >= config.sure_from,
     )
 
 
