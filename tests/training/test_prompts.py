@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from training.compose import Composer, Mixture, held_out
 from training.concepts import ADDED, FIRST
+from training.icons import Icon
 from training.prompts import FOUNDING, TEN, Prompt, held_out_prompts, true_picture
 
 from tests.training.tiny import icons
@@ -27,10 +28,45 @@ def test_only_what_no_recipe_draws_is_asked_for() -> None:
     assert not captions & {prompt.caption for prompt in held_out_prompts(LABELS, each=1000)}
 
 
+def captions(mixture: Mixture, *labels: str) -> set[str]:
+    """What a recipe says that knows these labels; of what shape they are does not matter."""
+    shape = icons()[0]
+    composer = Composer([Icon(label, (), shape.style, shape.pixels) for label in labels], 16, mixture, seed=0)
+    return {composer.sample(index).caption for index in range(4000)}
+
+
+def only(**kinds: float) -> Mixture:
+    return Mixture(**{**dict.fromkeys(Mixture().kinds, 0.0), **kinds})
+
+
+def test_what_another_label_of_the_same_name_is_drawn_with_is_not_asked_for() -> None:
+    """Of the label "dragon" this background is held out, of "dragon face", which goes by "dragon" too, it is not."""
+    leaking = "a dragon on a light blue background"
+    assert held_out("ground", "dragon", "light blue")
+    assert leaking in captions(only(single=1), "dragon", "dragon face")
+    asked = {prompt.caption for prompt in held_out_prompts(FIRST, each=1000)}
+    assert leaking not in asked
+    assert "a dragon and a lion" not in asked
+    assert "a dragon and a fox" not in asked
+    assert any("a dragon face" in caption for caption in asked), "a noun of its own is asked for"
+
+
+def test_the_backgrounds_that_dyed_hair_is_drawn_on_are_not_asked_for() -> None:
+    assert held_out("ground", "girl", "red")
+    drawn = captions(only(hair=1), "girl", "woman", "princess")
+    assert any(caption.startswith("a girl") and caption.endswith("on a red background") for caption in drawn)
+    assert "a girl on a red background" not in {prompt.caption for prompt in held_out_prompts(FIRST, each=1000)}
+
+
 def test_a_true_picture_shows_what_the_prompt_says() -> None:
     prompts = held_out_prompts(LABELS, each=1000)
     grounded = next(prompt for prompt in prompts if (prompt.asked, prompt.answer) == ("ground", "red"))
     assert tuple(true_picture(grounded, icons(), 16, seed=0)[0, 0]) == (221, 46, 68)
+
+
+def test_a_caption_that_no_recipe_says_has_no_true_picture() -> None:
+    with pytest.raises(ValueError, match="No recipe says “a frog made of glass”"):
+        true_picture(Prompt("a frog made of glass", "single", ("frog",)), icons(), 16, seed=0, tries=20)
 
 
 @pytest.mark.parametrize("prompt", [prompt for prompt in FOUNDING if not prompt.labels], ids=lambda prompt: prompt.kind)
