@@ -2,13 +2,14 @@
 
 Every model draws the held-out prompts in plain diffusers. A judge that learned from other icon styles looks for the
 right caption among fifty; colours, backgrounds and counts are told by the pixels. True pictures of the same prompts are
-scored beside them, which no model can be expected to beat. The table is printed as Markdown; pictures and figures go to
-``--run``.
+scored beside them, which no model can be expected to beat; their distance from the same in a style that the model never
+saw says what such a distance means. The table is printed as Markdown; pictures and figures go to ``--run``.
 """
 
 import argparse
 import json
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -22,9 +23,9 @@ from PIL import Image
 from torch import Tensor
 
 from training import run
-from training.captions import altered
+from training.captions import altered, words
 from training.checks import ground_colour, thing_colour, things
-from training.concepts import ADDED, FIRST, STARTER
+from training.concepts import ADDED, FIRST, STARTER, nouns, plural
 from training.icons import Pixels, load_icons
 from training.matcher import JUDGE, SIZE, Judge, reduced
 from training.prompts import FOUNDING, Prompt, held_out_prompts, true_picture
@@ -37,6 +38,16 @@ AMONG = 50
 
 NEARLY = 5
 """Of how many likeliest captions one is to be right for the picture to be nearly right."""
+
+NORMAL = 1.959964
+"""Of a normal distribution 95 % is within so many standard deviations."""
+
+REFERENCES = {
+    "twemoji": "Fréchet distance from true pictures, their icons trained on",
+    "noto": "Fréchet distance from the same in Noto, never trained on",
+}
+"""Style → the row that compares with true pictures in it. What is held out is how icons are put together; the starter
+learned the icons themselves from the first, and none from the second."""
 
 CHECKS: dict[str, Callable[..., str | int]] = {"colour": thing_colour, "ground": ground_colour, "count": things}
 
@@ -66,11 +77,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Share:
-    """Of 0 … 1, and its 95 % interval over prompts (bootstrap: Efron, 1979)."""
+    """Of 0 … 1, its 95 % interval, and of how many prompts."""
 
     value: float
     low: float
     high: float
+    prompts: int
 
     def __str__(self) -> str:
         return f"{100 * self.value:.0f} % [{100 * self.low:.0f} … {100 * self.high:.0f}]"
@@ -79,14 +91,30 @@ class Share:
 def choices(prompt: Prompt, others: Sequence[Prompt]) -> list[str]:
     """The prompt's caption and 49 wrong ones: half nearly right, half of other prompts. The same at every call."""
     random = np.random.default_rng(list(prompt.caption.encode()))
+    true = {words(caption) for caption in synonyms(prompt)}
     found = {prompt.caption: None}  # for its order
     for _ in range(400):
         if len(found) <= AMONG // 2:
             found[altered(prompt.caption, random)] = None
+    # Left out afterwards, so that all else is drawn as it would be with them.
+    found = {caption: None for caption in found if caption == prompt.caption or words(caption) not in true}
     for place in random.permutation(len(others)):
-        if len(found) < AMONG:
+        if len(found) < AMONG and words(others[place].caption) not in true:
             found[others[place].caption] = None
     return list(found)
+
+
+def synonyms(prompt: Prompt) -> set[str]:
+    """The caption with each of its things by all its nouns; nonsense among them, where one noun is in another.
+
+    >>> sorted(synonyms(Prompt("two gems", "count", ("gem stone",))))
+    ['two diamonds', 'two gem stones', 'two gems']
+    """
+    said = {prompt.caption}
+    for names in map(nouns, prompt.labels):
+        for forms in (names, tuple(map(plural, names))):
+            said |= {caption.replace(one, other) for caption in said for one in forms for other in forms}
+    return said
 
 
 def answers(
@@ -103,16 +131,20 @@ def answers(
     return found
 
 
-def share(found: Iterable[tuple[Prompt, bool]], resampled: int = 2000) -> Share:
-    """Of the true ones. Pictures of one prompt count together, for they are alike."""
+def share(found: Iterable[tuple[Prompt, bool]]) -> Share:
+    """Of the true ones, with Wilson's score interval ("Probable Inference, the Law of Succession, and Statistical
+    Inference", 1927): unlike a bootstrap it has a width where all are right.
+
+    Pictures of one prompt count together as one trial, for they are alike. Their share varies no more than a single
+    picture does, and kinds are asked for in fixed numbers, so the interval is rather too wide than too narrow.
+    """
     by_prompt: dict[str, list[bool]] = {}
     for prompt, good in found:
         by_prompt.setdefault(prompt.caption, []).append(good)
-    rates = np.array([np.mean(each) for each in by_prompt.values()])
-    random = np.random.default_rng(0)
-    means = rates[random.integers(len(rates), size=(resampled, len(rates)))].mean(axis=1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return Share(float(rates.mean()), float(low), float(high))
+    value, count = float(np.mean([np.mean(each) for each in by_prompt.values()])), len(by_prompt)
+    middle = (value + NORMAL**2 / (2 * count)) / (1 + NORMAL**2 / count)
+    half = NORMAL * math.sqrt(value * (1 - value) / count + (NORMAL / (2 * count)) ** 2) / (1 + NORMAL**2 / count)
+    return Share(value, max(0.0, middle - half), min(1.0, middle + half), count)
 
 
 def frechet(one: Tensor, other: Tensor) -> float:
@@ -138,12 +170,12 @@ Figures = dict[str, Share | float]
 
 
 class Scorer:
-    """``prompts``: set → its prompts. ``truth``: a true picture for each, in order."""
+    """``prompts``: set → its prompts. ``truth``: of ``REFERENCES``, a true picture for each prompt, in order."""
 
-    def __init__(self, judge: Judge, prompts: dict[str, list[Prompt]], truth: Sequence[Pixels]) -> None:
+    def __init__(self, judge: Judge, prompts: dict[str, list[Prompt]], truth: dict[str, Sequence[Pixels]]) -> None:
         self._judge = judge
         self._prompts = prompts
-        self._truth = judge.features(truth)
+        self._truth = {style: judge.features(pictures) for style, pictures in truth.items()}
 
     def answers(self, pictures: Sequence[Pixels]) -> dict[str, list[Answer]]:
         """Set → what was found in its pictures. They are in the prompts' order."""
@@ -168,19 +200,35 @@ class Scorer:
                 figures[f"{name}: {KINDS[asked]}"] = share((one.prompt, one.right) for one in those)
             for asked, said in PIXELS.items():
                 figures[f"{name}: {said}, by the pixels"] = share((one.prompt, one.kept) for one in by_kind[asked])
-            figures[f"{name}: Fréchet distance"] = frechet(features[of_set], self._truth[of_set])
+            for style, truth in self._truth.items():
+                figures[f"{name}: {REFERENCES[style]}"] = frechet(features[of_set], truth[of_set])
         return figures
 
 
 def table(columns: dict[str, Figures]) -> str:
-    """Markdown: a column for each of the pictures' makers."""
-    lines = [f"| right caption among {AMONG} | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    for row in next(iter(columns.values())):
+    """Markdown: a column for each of the pictures' makers, and before them of how many prompts a share is."""
+    lines = [f"| right caption among {AMONG} | n | {' | '.join(columns)} |", "|---" * (len(columns) + 2) + "|"]
+    for row, first in next(iter(columns.values())).items():
+        count = first.prompts if isinstance(first, Share) else ""
         cells = [
             f"{value:.1f}" if isinstance(value := figures[row], float) else str(value) for figures in columns.values()
         ]
-        lines.append(f"| {row} | {' | '.join(cells)} |")
+        lines.append(f"| {row} | {count} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def told_apart(folders: Sequence[Path]) -> list[str]:
+    """A name for each: as many of the last parts of its path as it takes for all to differ.
+
+    >>> told_apart([Path("runs/first/model"), Path("runs/image/model")])
+    ['first/model', 'image/model']
+    """
+    parts = [folder.resolve().parts[1:] for folder in folders]
+    for count in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(each[-count:]) for each in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise ValueError("A model is named twice; name each folder once.")
 
 
 def drawn(folder: Path, prompts: Sequence[Prompt], device: torch.device) -> list[Image.Image]:
@@ -204,7 +252,7 @@ def _plain(value: Share | float) -> dict[str, float] | float:
     return value if isinstance(value, float) else asdict(value)
 
 
-def main(words: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Score image models.")
     parser.add_argument("folders", nargs="+", type=Path, help="models in diffusers' layout")
     parser.add_argument("--run", type=Path, default=Path("training/runs/score"), help="folder of pictures and figures")
@@ -213,7 +261,11 @@ def main(words: list[str]) -> int:
     parser.add_argument("--each", type=int, default=40, help="prompts of each kind (default: %(default)s)")
     parser.add_argument("--copies", type=int, default=1, help="pictures of each prompt (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="processor threads (default: all)")
-    options = parser.parse_args(words)
+    options = parser.parse_args(arguments)
+    try:
+        names = told_apart(options.folders)
+    except ValueError as error:
+        parser.error(str(error))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -223,20 +275,21 @@ def main(words: list[str]) -> int:
         "founding": [*FOUNDING] * 4 * options.copies,
     }
     prompts = [prompt for of_set in sets.values() for prompt in of_set]
-    icons = load_icons(["twemoji"], SIZE, options.cache, STARTER)
-    log.info("making %d true pictures, twice", len(prompts))
-    truth, again = (
-        [true_picture(prompt, icons, SIZE, seed) for seed, prompt in enumerate(prompts, first)]
-        for first in (0, len(prompts))
-    )
+    log.info("making %d true pictures, three times", len(prompts))
+
+    def made(style: str, seed: int) -> list[Pixels]:
+        icons = load_icons([style], SIZE, options.cache, STARTER)
+        return [true_picture(prompt, icons, SIZE, seed + place) for place, prompt in enumerate(prompts)]
+
+    truth = {style: made(style, place * len(prompts)) for place, style in enumerate(REFERENCES)}
     scorer = Scorer(Judge.load(options.judge), sets, truth)
-    columns = {"true pictures": scorer.figures(again)}
-    for folder in options.folders:
+    columns = {"true pictures": scorer.figures(made("twemoji", len(REFERENCES) * len(prompts)))}
+    for name, folder in zip(names, options.folders, strict=True):
         log.info("drawing %d pictures with %s", len(prompts), folder)
         pictures = drawn(folder, prompts, run.accelerator().device)
         small = [reduced(picture) for picture in pictures]
-        columns[folder.name] = scorer.figures(small)
-        keep(options.run / folder.name, pictures, [one for found in scorer.answers(small).values() for one in found])
+        columns[name] = scorer.figures(small)
+        keep(options.run / name, pictures, [one for found in scorer.answers(small).values() for one in found])
     figures = {name: {row: _plain(value) for row, value in column.items()} for name, column in columns.items()}
     (options.run / "figures.json").write_text(json.dumps(figures, ensure_ascii=False, indent=1), encoding="utf-8")
     sys.stdout.write(table(columns) + "\n")
