@@ -24,7 +24,8 @@ from training.recognition import Verdict, scores, verdicts
 from training.sheet import draw_all
 from training.specimens import Shares, Specimen, Specimens, Truth
 
-PICTURES = 3000
+PICTURES, FEWER = 3000, 1000
+"""Of a row; fewer suffice where there is less to tell apart."""
 
 ALONE = replace(Shares(), count=0, pair=0, place=0, hair=0, scene=0, nothing=0, starter=0)
 """One thing on a ground, each thing as often as any other."""
@@ -33,6 +34,17 @@ GROUNDS = ("red", "yellow", "green", "blue", "purple", "pink", "orange", "white"
 """Of the pictures the starter model is asked for, one after another."""
 
 DRAWN = 50
+
+
+def mixtures(measured: str, shares: Shares) -> dict[str, tuple[Shares, int]]:
+    """Row → what of the measured style is drawn for it, and how many. Scenes have their own: rules draw them, the same
+    as those learned from, so that they say nothing of a style that was not."""
+    return {
+        f"{measured}, one thing": (ALONE, PICTURES),
+        f"{measured}, all kinds of picture but scenes": (replace(shares, scene=0), PICTURES),
+        "scenes, by the rules that it learned from": (replace(ALONE, single=0, scene=1), FEWER),
+        "pictures of nothing": (replace(ALONE, single=0, nothing=1), FEWER),
+    }
 
 
 def starter_drawings(folder: Path, names: dict[str, str], size: int) -> Iterator[Specimen]:
@@ -74,23 +86,20 @@ def main(words: list[str]) -> int:
     def look(pictures: Sequence[Pixels]) -> list[Drawing]:
         return [reader.read(pixels.tobytes()) for pixels in pictures]
 
-    def drawn(source: Material, shares: Shares, count: int = PICTURES) -> list[Verdict]:
+    def drawn(source: Material, shares: Shares, count: int) -> list[Verdict]:
         specimens = Specimens(source.icons, source.names, recipe.size, shares, 1, source.paintable, unseen=True)
         things = {thing.one for thing in reader.config.things}
         made = (specimens.specimen(index) for index in range(count))
         return verdicts(look, (specimen for specimen in made if things.issuperset(specimen.truth.things)))
 
     kinds = {thing.one: thing.kind for thing in reader.config.things}
-    alone = drawn(unseen, ALONE)
-    rows = {
-        f"{recipe.measured}, one thing": alone,
-        "of these, things the starter model is to know": [each for each in alone if each.truth.things[0] in starter],
-        f"{recipe.measured}, all kinds of picture": drawn(unseen, recipe.shares),
-        f"{recipe.styles[0]}, one thing, new combinations": drawn(
-            material(recipe.styles[:1], recipe.size, options.cache), ALONE, 1000
-        ),
-        "pictures of nothing": drawn(unseen, replace(ALONE, single=0, nothing=1), 1000),
-    }
+    rows = {row: drawn(unseen, *asked) for row, asked in mixtures(recipe.measured, recipe.shares).items()}
+    alone = rows[f"{recipe.measured}, one thing"]
+    rows["of one thing, those the starter model is to know"] = [
+        each for each in alone if each.truth.things[0] in starter
+    ]
+    learned = material(recipe.styles[:1], recipe.size, options.cache)
+    rows[f"{recipe.styles[0]}, one thing, new combinations"] = drawn(learned, ALONE, FEWER)
     if recipe.starter:
         rows["drawn by the starter model"] = verdicts(look, starter_drawings(recipe.starter, unseen.names, recipe.size))
     if options.photos:
