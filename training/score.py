@@ -26,6 +26,7 @@ from training import run
 from training.captions import altered, words
 from training.checks import ground_colour, thing_colour, things
 from training.concepts import ADDED, FIRST, STARTER, nouns, plural
+from training.config import FewStepsConfig
 from training.icons import Pixels, load_icons
 from training.matcher import JUDGE, SIZE, Judge, reduced
 from training.prompts import FOUNDING, Prompt, held_out_prompts, true_picture
@@ -231,10 +232,17 @@ def told_apart(folders: Sequence[Path]) -> list[str]:
     raise ValueError("A model is named twice; name each folder once.")
 
 
-def drawn(folder: Path, prompts: Sequence[Prompt], device: torch.device) -> list[Image.Image]:
-    """By plain diffusers, 20 steps with a guidance of 5, at the model's own size."""
+def drawn(
+    folder: Path, prompts: Sequence[Prompt], device: torch.device, few_steps: Path | None = None
+) -> list[Image.Image]:
+    """By plain diffusers, 20 steps with a guidance of 5, at the model's own size; with the LoRA ``few_steps`` in 4
+    steps, without guidance."""
     pipeline = StableDiffusionXLPipeline.from_pretrained(folder, dtype=torch.float32).to(device)
-    return draw_all(pipeline, [prompt.caption for prompt in prompts])
+    captions = [prompt.caption for prompt in prompts]
+    if few_steps is None:
+        return draw_all(pipeline, captions)
+    pipeline.load_lora_weights(few_steps.parent, weight_name=few_steps.name)
+    return draw_all(pipeline, captions, steps=FewStepsConfig().steps, guidance=1.0)
 
 
 def keep(folder: Path, pictures: Sequence[Image.Image], found: Sequence[Answer]) -> None:
@@ -260,6 +268,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--judge", type=Path, default=JUDGE, help="default: the one that is shipped")
     parser.add_argument("--each", type=int, default=40, help="prompts of each kind (default: %(default)s)")
     parser.add_argument("--copies", type=int, default=1, help="pictures of each prompt (default: %(default)s)")
+    parser.add_argument("--few-steps", type=Path, help="a LoRA of the first model, to draw with in 4 steps as well")
     parser.add_argument("--threads", type=int, help="processor threads (default: all)")
     options = parser.parse_args(arguments)
     try:
@@ -284,9 +293,14 @@ def main(arguments: list[str]) -> int:
     truth = {style: made(style, place * len(prompts)) for place, style in enumerate(REFERENCES)}
     scorer = Scorer(Judge.load(options.judge), sets, truth)
     columns = {"true pictures": scorer.figures(made("twemoji", len(REFERENCES) * len(prompts)))}
-    for name, folder in zip(names, options.folders, strict=True):
-        log.info("drawing %d pictures with %s", len(prompts), folder)
-        pictures = drawn(folder, prompts, run.accelerator().device)
+    asked: list[tuple[str, Path, Path | None]] = [
+        (name, folder, None) for name, folder in zip(names, options.folders, strict=True)
+    ]
+    if options.few_steps:
+        asked.insert(1, (f"{names[0]}, few steps", options.folders[0], options.few_steps))
+    for name, folder, lora in asked:
+        log.info("drawing %d pictures: %s", len(prompts), name)
+        pictures = drawn(folder, prompts, run.accelerator().device, lora)
         small = [reduced(picture) for picture in pictures]
         columns[name] = scorer.figures(small)
         keep(options.run / name, pictures, [one for found in scorer.answers(small).values() for one in found])
