@@ -114,8 +114,6 @@ def alike(label: str) -> tuple[str, ...]:
 
 
 IRREGULAR = {
-    "man": "men",
-    "woman": "women",
     "child": "children",
     "person": "people",
     "foot": "feet",
@@ -127,12 +125,16 @@ IRREGULAR = {
     "elf": "elves",
     "leaf": "leaves",
     "knife": "knives",
+    "tomato": "tomatoes",
+    "potato": "potatoes",
+    "volcano": "volcanoes",
+    "superhero": "superheroes",
 }
 
 SEVERAL = frozenset({"cherries", "grapes", "swords", "glasses", "scissors", "chopsticks"})
 """What is many in one icon already."""
 
-UNCHANGED = SEVERAL | {"fish", "blowfish", "sheep", "deer"}
+UNCHANGED = SEVERAL | {"fish", "blowfish", "sheep", "deer", "bison", "people"}
 
 MASS = frozenset({"bread", "fire"})
 
@@ -147,6 +149,8 @@ def plural(noun: str) -> str:
     before, head, after = _parts(noun)
     if head in IRREGULAR:
         head = IRREGULAR[head]
+    elif head.endswith("man"):  # and a snowman, and a woman
+        head = head[:-3] + "men"
     elif head in UNCHANGED:
         pass
     elif head.endswith(("s", "sh", "ch", "x")):
@@ -169,7 +173,7 @@ def with_article(noun: str) -> str:
     return f"an {noun}" if noun[0].lower() in "aeiou" and not noun.startswith("uni") else f"a {noun}"
 
 
-_NOUN = re.compile(r"(.*?)([\w-]+)((?: (?:of|with|in|on|at|for|from) .*| \w+ing(?: .*)?)?)")
+_NOUN = re.compile(r"(.*?)([\w-]+)((?: (?:of|with|without|in|on|at|behind|over|for|from) .*| \w+ing(?: .*)?)?)")
 
 
 def _parts(noun: str) -> tuple[str, str, str]:
