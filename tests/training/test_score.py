@@ -10,6 +10,7 @@ from training.concepts import ADDED, FIRST
 from training.matcher import SIZE, Judge, reduced
 from training.prompts import TEN, Prompt, held_out_prompts, true_picture
 from training.score import REFERENCES, Scorer, answers, choices, drawn, frechet, main, share, table, told_apart
+from training.ship import DATA
 
 from illustrious.images.diffusion.checkpoint import starter_folder
 from tests.training.tiny import icons
@@ -106,8 +107,10 @@ RECOGNISED = 5
 """Of the ten fixed prompts, in which true pictures reach 8 and more, and the first starter model 2."""
 
 
-def test_the_shipped_weights_draw_what_they_are_asked_for() -> None:
-    """The founding document's examples and four things, at fixed seeds, told among fifty captions each."""
-    pictures = [reduced(picture) for picture in drawn(starter_folder(), TEN, CPU)]
+@pytest.mark.parametrize("few_steps", [None, DATA / "loras" / "starter-4-steps.safetensors"])
+def test_the_shipped_weights_draw_what_they_are_asked_for(few_steps: Path | None) -> None:
+    """The founding document's examples and four things, at fixed seeds, told among fifty captions each: in 20 steps,
+    and in 4 with the LoRA for it."""
+    pictures = [reduced(picture) for picture in drawn(starter_folder(), TEN, CPU, few_steps)]
     found = answers(Judge.load(), TEN, pictures, [*TEN, *OTHERS])
     assert sum(one.right for one in found) >= RECOGNISED, [(one.prompt.caption, one.chosen) for one in found]
