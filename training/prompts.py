@@ -79,7 +79,8 @@ def held_out_prompts(labels: Sequence[str], each: int = 40) -> list[Prompt]:
 
 def is_drawn(prompt: Prompt) -> bool:
     """Whether a recipe draws what the caption says, though it holds out these labels: of another label that goes by
-    the same noun, of someone whose hair is dyed, or in a scene.
+    the same noun (recipes did until they looked at nouns, and what is shipped learned by such a one), of someone whose
+    hair is dyed, or in a scene.
 
     >>> is_drawn(_two("dragon", "lion")), is_drawn(_grounded("girl", "red")), is_drawn(_two("elephant", "fox"))
     (True, True, False)
