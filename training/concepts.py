@@ -137,6 +137,7 @@ SEVERAL = frozenset({"cherries", "grapes", "swords", "glasses", "scissors", "cho
 UNCHANGED = SEVERAL | {"fish", "blowfish", "sheep", "deer", "bison", "people"}
 
 MASS = frozenset({"bread", "fire"})
+"""What has no article."""
 
 
 def plural(noun: str) -> str:

@@ -7,7 +7,7 @@ colours, a clock at every half hour. What cannot be told apart at 64 pixels, or 
 import re
 from collections.abc import Collection
 
-from training.concepts import NATURE_COLOUR_ONLY, NOUNS
+from training.concepts import MASS, NATURE_COLOUR_ONLY, NOUNS
 
 PLACE = "a place"
 """Most of these are whole pictures."""
@@ -86,9 +86,9 @@ def name(label: str, labels: Collection[str]) -> str | None:
     return label
 
 
-MASS = frozenset(
+UNCOUNTED = MASS | frozenset(
     {
-        "bacon", "bread", "broccoli", "butter", "fire", "fog", "garlic", "ice", "leafy green", "popcorn", "salt",
+        "bacon", "broccoli", "butter", "fog", "garlic", "ice", "leafy green", "popcorn", "salt",
         "soap", "spaghetti", "sushi", "wood", "cooked rice", "curry rice", "shaved ice", "Santa Claus", "Mrs. Claus",
         "Mx Claus", "bowling", "tennis", "badminton", "ping pong", "ice hockey", "field hockey", "lacrosse",
         "mount fuji",
@@ -104,7 +104,7 @@ def counted(noun: str) -> bool:
     """
     head = noun.partition(" with ")[0].partition(" of ")[0]
     several = head.endswith("s") and not head.endswith(("ss", "us", "is"))
-    return noun not in MASS and not several
+    return noun not in UNCOUNTED and not several
 
 
 def coloured(label: str, kind: str) -> bool:
